@@ -1,0 +1,201 @@
+"""Records: the durable facts, one line each. Whoever applies them in order holds the same state.
+
+A record carries everything needed to apply it again, and nothing that would have to be decided again.
+On the wire (log frames, exports, replication) a record is an array `[kind, version, *fields]`, kind being
+the class name in lower case, so that a log can be read with any msgpack tool. A reader that meets a kind
+or a version it does not know refuses, naming both: skipping a fact would be a silent change of state.
+
+`at_ms` is event time (DESIGN.md, "Time"): last recorded time plus monotonic time since start.
+`actor` names who did it: "visitor", "site", "pacer", "schedule", or the name of an admin key.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+from engine.errors import Damaged
+
+SettingsMap: TypeAlias = Mapping[str, object]
+
+
+class Started(NamedTuple):
+    """A process took up the log: a new epoch begins. `wall_ms` is Unix time, for display only."""
+
+    at_ms: int
+    epoch: int
+    wall_ms: int
+
+
+class Checkpoint(NamedTuple):
+    """The running digest of all rooms here: replay recomputes it, so a bit flip or a divergence shows."""
+
+    at_ms: int
+    digest: int
+
+
+class Configured(NamedTuple):
+    """All settings of an event as they now are; the first one creates the event as a draft."""
+
+    event_id: str
+    at_ms: int
+    settings: SettingsMap
+    actor: str
+    reason: str | None
+    note: str | None
+
+
+class Opened(NamedTuple):
+    """The event opened. `seed` and `count` are those of the lobby's draw; "" and 0 without a lobby."""
+
+    event_id: str
+    at_ms: int
+    seed: str
+    count: int
+    actor: str
+
+
+class Paused(NamedTuple):
+    event_id: str
+    at_ms: int
+    actor: str
+    reason: str
+    note: str | None
+
+
+class Resumed(NamedTuple):
+    event_id: str
+    at_ms: int
+    actor: str
+    note: str | None
+
+
+class Closed(NamedTuple):
+    event_id: str
+    at_ms: int
+    actor: str
+    reason: str
+    outcome: str | None
+    note: str | None
+
+
+class Reopened(NamedTuple):
+    event_id: str
+    at_ms: int
+    actor: str
+    note: str | None
+
+
+class Deleted(NamedTuple):
+    event_id: str
+    at_ms: int
+    actor: str
+    note: str | None
+
+
+class Messaged(NamedTuple):
+    """What the operator tells everyone in line; an empty text takes the message away."""
+
+    event_id: str
+    at_ms: int
+    text: str
+    actor: str
+    note: str | None
+
+
+class Joined(NamedTuple):
+    """A visitor took a place. `key` is the order key, `proof` a 64-bit digest of what proves holding it (0: none)."""
+
+    event_id: str
+    at_ms: int
+    arrival: int
+    key: int
+    user_id: str
+    proof: int
+
+
+class Released(NamedTuple):
+    """The head of the line became ready, until `until_ms`. `numbers` are in line order."""
+
+    event_id: str
+    at_ms: int
+    numbers: Sequence[int]
+    until_ms: int
+    manual: bool
+    actor: str
+    reason: str | None
+
+
+class Left(NamedTuple):
+    event_id: str
+    at_ms: int
+    arrival: int
+
+
+class Completed(NamedTuple):
+    """A released visitor is done; the slot is free. `outcome` is "completed" or "abandoned"."""
+
+    event_id: str
+    at_ms: int
+    arrival: int
+    outcome: str
+    actor: str
+
+
+Record: TypeAlias = (
+    Started
+    | Checkpoint
+    | Configured
+    | Opened
+    | Paused
+    | Resumed
+    | Closed
+    | Reopened
+    | Deleted
+    | Messaged
+    | Joined
+    | Released
+    | Left
+    | Completed
+)
+
+KINDS: dict[str, tuple[type[Record], int]] = {
+    "started": (Started, 1),
+    "checkpoint": (Checkpoint, 1),
+    "configured": (Configured, 1),
+    "opened": (Opened, 1),
+    "paused": (Paused, 1),
+    "resumed": (Resumed, 1),
+    "closed": (Closed, 1),
+    "reopened": (Reopened, 1),
+    "deleted": (Deleted, 1),
+    "messaged": (Messaged, 1),
+    "joined": (Joined, 1),
+    "released": (Released, 1),
+    "left": (Left, 1),
+    "completed": (Completed, 1),
+}
+
+_HEAD_OF_CLASS: dict[type[Record], tuple[str, int]] = {cls: (kind, version) for kind, (cls, version) in KINDS.items()}
+
+
+def kind_of(record: Record) -> str:
+    """Return the record's kind as it stands on the wire."""
+    return _HEAD_OF_CLASS[type(record)][0]
+
+
+def encode(record: Record) -> tuple[object, ...]:
+    """Return the array form `(kind, version, *fields)`; O(fields)."""
+    return _HEAD_OF_CLASS[type(record)] + record
+
+
+def decode(array: Sequence[object]) -> Record:
+    """Return the record an array stands for; raises Damaged for anything this version does not know."""
+    if not isinstance(array, list | tuple) or len(array) < 2:
+        raise Damaged(f"a record must be an array [kind, version, ...], not {str(array)[:80]!r}")
+    kind, version = array[0], array[1]
+    known = KINDS.get(kind) if isinstance(kind, str) else None
+    if known is None or known[1] != version:
+        raise Damaged(f"record kind {kind!r} version {version!r} is unknown to this version of Stanchion")
+    cls = known[0]
+    if len(array) - 2 != len(cls._fields):
+        raise Damaged(f"a {kind!r} record has {len(array) - 2} fields where {len(cls._fields)} are due")
+    return cls._make(array[2:])
