@@ -49,7 +49,7 @@ class Opened(NamedTuple):
     event_id: str
     at_ms: int
     seed: str
-    count: int
+    count: int  # type: ignore[assignment]
     actor: str
 
 
@@ -92,11 +92,12 @@ class Deleted(NamedTuple):
 
 
 class Messaged(NamedTuple):
-    """What the operator tells everyone in line; an empty text takes the message away."""
+    """What the operator tells everyone in line (an empty text takes it away); `reason` is the new one of a pause."""
 
     event_id: str
     at_ms: int
     text: str
+    reason: str | None
     actor: str
     note: str | None
 

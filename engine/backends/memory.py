@@ -1,0 +1,317 @@
+"""`memory:` — the embedded backend: rooms in this process, every fact in a journal before it is spoken of.
+
+The room changes when it decides; the answer waits for the journal. So every answer, reads and repeats
+included, is held until the LSN it was computed at is durable, which costs nothing when the journal is idle.
+The journal is given (see Journal below): the engine knows no files.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from engine import pacing
+from engine.backend import BackendStatus, Capabilities, check_settings
+from engine.errors import Refused
+from engine.records import Record
+from engine.register import WAITING
+from engine.room import By, Room
+from engine.venue import Venue
+from engine.views import EventView, Notice, Place, ReleaseResult, Stats
+
+PACER = By("pacer")
+LONGEST_NAP_MS = 250
+
+
+class Journal(Protocol):
+    """What the backend needs of a log: appended records become durable in order, or the process ends."""
+
+    epoch: int
+    last_lsn: int
+    durable_lsn: int
+
+    def snapshot_parts(self) -> Iterator[object]:
+        """Yield the parts of the snapshot to start from; nothing when there is none."""
+
+    def replay(self) -> Iterator[tuple[int, Record]]:
+        """Yield the records after that snapshot, with their LSNs."""
+
+    async def start(self) -> None:
+        """Begin to take records."""
+
+    def refusal(self, *, essential: bool) -> Refused | None:
+        """Return why nothing may be appended now, None when all is well; essential records may go further."""
+
+    def append(self, records: Sequence[Record]) -> int:
+        """Take records and return the LSN of the last one."""
+
+    def when_durable(self, lsn: int) -> "asyncio.Future[None] | None":
+        """Return a future for the moment an LSN is durable, None when it is."""
+
+    async def snapshot(self, lsn: int, at_ms: int, parts: Iterator[object]) -> object:
+        """Write a snapshot of the state at an LSN."""
+
+    def read_records(self, from_lsn: int) -> AsyncIterator[list[tuple[int, Record]]]:
+        """Yield durable records from an LSN on."""
+
+    def facts(self) -> Mapping[str, object]:
+        """Return numbers about log and snapshots, for status and metrics."""
+
+    async def close(self) -> None:
+        """Flush and let go."""
+
+
+class MemoryBackend:
+    """The line in this process. `clock_ms` is monotonic, `wall_ms` Unix time for display."""
+
+    capabilities = Capabilities(
+        exact_rank=True, durable=True, survives="SIGKILL and power loss", records=True, snapshots=True
+    )
+
+    def __init__(self, journal: Journal, clock_ms: Callable[[], int], wall_ms: Callable[[], int]) -> None:
+        self.venue = Venue()
+        self._journal = journal
+        self._clock_ms = clock_ms
+        self._wall_ms = wall_ms
+        self._clock_offset_ms = 0
+        self._subscribers: list[_Subscriber] = []
+        self._undelivered: list[Notice] = []
+
+    # ---- life ---------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        parts = list(self._journal.snapshot_parts())
+        if parts:
+            self.venue.load(parts)
+        for lsn, record in self._journal.replay():
+            self.venue.apply(record)
+            assert self.venue.outbox.lsn == lsn, f"record {lsn} came where {self.venue.outbox.lsn} was due"
+        self.venue.outbox.drain()
+        self._clock_offset_ms = (self.venue.outbox.last_ms or self._wall_ms()) - self._clock_ms()
+        await self._journal.start()
+        self.venue.start(self._journal.epoch, self._now_ms(), self._wall_ms())
+        await self._commit()
+
+    async def close(self) -> None:
+        for subscriber in self._subscribers:
+            subscriber.end()
+        await self._journal.close()
+
+    # ---- visitors and the site -------------------------------------------------------------------------
+
+    async def join(self, event_id: str, user_id: str, proof: int, level: int = 0) -> Place:
+        room = self.venue.room(event_id)
+        self._may_write(essential=False)
+        place = room.join(user_id, proof, self._now_ms(), level)
+        await self._commit()
+        return place
+
+    async def place(self, event_id: str, arrival: int, user_id: str) -> Place:
+        place = self.venue.room(event_id).held_place(arrival, user_id)
+        await self._durable(place.version)
+        return place
+
+    async def touch(self, event_id: str, arrival: int, user_id: str, *, visible: bool = True) -> Place:
+        room = self.venue.room(event_id)
+        room.touch(arrival, user_id, self._now_ms())
+        place = room.held_place(arrival, user_id)
+        await self._durable(place.version)
+        return place
+
+    async def leave(self, event_id: str, arrival: int, user_id: str) -> None:
+        room = self.venue.room(event_id)
+        self._may_write(essential=True)
+        room.leave(arrival, user_id, self._now_ms())
+        await self._commit()
+
+    async def complete(self, event_id: str, user_id: str, outcome: str, actor: str) -> Place:
+        room = self.venue.room(event_id)
+        self._may_write(essential=True)
+        place = room.complete(user_id, outcome, actor, self._now_ms())
+        await self._commit()
+        return place
+
+    # ---- releases -----------------------------------------------------------------------------------
+
+    async def release(self, event_id: str, count: int, by: By) -> ReleaseResult:
+        return await self._release(self.venue.room(event_id), count, by, manual=True)
+
+    async def tick(self) -> int:
+        nap_ms = LONGEST_NAP_MS
+        for room in list(self.venue.rooms.values()):
+            if room.next_release_ms(self._now_ms()) == 0 and not self._journal.refusal(essential=True):
+                due = room.tick(self._now_ms())
+                if due:
+                    await self._release(room, due, PACER, manual=False)
+            nap_ms = min(nap_ms, room.next_release_ms(self._now_ms()) or nap_ms)
+        return nap_ms
+
+    async def _release(self, room: Room, count: int, by: By, *, manual: bool) -> ReleaseResult:
+        """Release in slices of one moment, letting others run in between."""
+        now_ms, released = self._now_ms(), 0
+        while True:
+            self._may_write(essential=True)
+            slice_ = room.release(min(count - released, pacing.SLICE), by, now_ms, manual=manual)
+            released += slice_.released
+            await self._commit()
+            if slice_.limited_by or slice_.released < pacing.SLICE or released == count:
+                return slice_._replace(released=released)
+
+    # ---- events -------------------------------------------------------------------------------------
+
+    async def configure(
+        self, event_id: str, changes: Mapping[str, object], by: By, *, replace: bool, revision: int | None = None
+    ) -> tuple[EventView, bool]:
+        check_settings(changes, self.capabilities)
+        self._check_revision(event_id, revision)
+        self._may_write(essential=False)
+        created, _ = self.venue.configure(event_id, changes, by, self._now_ms(), replace=replace)
+        return await self._view(self.venue.room(event_id)), created
+
+    async def control(self, event_id: str, action: str, by: By, outcome: str | None = None) -> EventView:
+        room = self.venue.room(event_id)
+        self._may_write(essential=True)
+        room.control(action, by, self._now_ms(), outcome)
+        return await self._view(room)
+
+    async def tell(self, event_id: str, text: str, by: By) -> EventView:
+        room = self.venue.room(event_id)
+        self._may_write(essential=True)
+        room.tell(text, by, self._now_ms())
+        return await self._view(room)
+
+    async def delete(self, event_id: str, by: By, revision: int | None = None) -> None:
+        self._check_revision(event_id, revision)
+        self._may_write(essential=True)
+        self.venue.delete(event_id, by, self._now_ms())
+        await self._commit()
+
+    async def event(self, event_id: str) -> EventView:
+        return await self._view(self.venue.room(event_id))
+
+    async def events(self) -> list[EventView]:
+        views = [room.view() for _, room in sorted(self.venue.rooms.items())]
+        await self._durable(self.venue.outbox.lsn)
+        return views
+
+    async def stats(self, event_id: str) -> Stats:
+        stats = self.venue.room(event_id).stats(self._now_ms())
+        await self._durable(stats.version)
+        return stats
+
+    async def _view(self, room: Room) -> EventView:
+        view = room.view()
+        await self._commit()
+        return view
+
+    def _check_revision(self, event_id: str, revision: int | None) -> None:
+        room = self.venue.rooms.get(event_id)
+        if revision is not None and (room is None or room.revision != revision):
+            raise Refused("precondition_failed", "the event was changed meanwhile; read it again")
+
+    # ---- push -----------------------------------------------------------------------------------------
+
+    def ranks(self, event_id: str, arrivals: Sequence[int]) -> tuple[list[int], int]:
+        room = self.venue.room(event_id)
+        keys, status = room.register.keys, room.register.status
+        ranks = iter(room.line.ranks([keys[arrival] for arrival in arrivals if status[arrival] == WAITING]))
+        return [next(ranks) + 1 if status[arrival] == WAITING else 0 for arrival in arrivals], room.version()
+
+    def line_order(self, event_id: str, arrival: int) -> int:
+        return self.venue.room(event_id).register.keys[arrival]
+
+    async def notices(self) -> AsyncIterator[Sequence[Notice]]:
+        subscriber = _Subscriber()
+        self._subscribers.append(subscriber)
+        try:
+            while batch := await subscriber.next():
+                yield batch
+        finally:
+            self._subscribers.remove(subscriber)
+
+    # ---- the log ----------------------------------------------------------------------------------------
+
+    async def records(self, from_version: int) -> AsyncIterator[Sequence[tuple[int, Record]]]:
+        async for batch in self._journal.read_records(from_version):
+            yield batch
+
+    async def snapshot(self) -> Mapping[str, object]:
+        lsn, at_ms, parts = self.venue.outbox.lsn, self._now_ms(), self.venue.capture()
+        await self._durable(lsn)
+        await self._journal.snapshot(lsn, at_ms, parts)
+        return self._journal.facts()
+
+    def status(self) -> BackendStatus:
+        refusal = self._journal.refusal(essential=False)
+        return BackendStatus(
+            "memory",
+            self.venue.epoch,
+            self.venue.outbox.lsn,
+            self._journal.durable_lsn,
+            (),
+            refusal.code if refusal else None,
+            self._journal.facts(),
+        )
+
+    # ---- small parts --------------------------------------------------------------------------------------
+
+    def _now_ms(self) -> int:
+        return self._clock_offset_ms + self._clock_ms()
+
+    def _may_write(self, *, essential: bool) -> None:
+        refusal = self._journal.refusal(essential=essential)
+        if refusal is not None:
+            raise refusal
+
+    async def _commit(self) -> None:
+        """Hand what was decided to the journal and wait until it is durable."""
+        ready = self.venue.drain()
+        if ready.records:
+            self._journal.append(ready.records)
+        if ready.notices:
+            self._undelivered += ready.notices
+            durable = self._journal.when_durable(ready.lsn)
+            if durable is None:
+                self._deliver(ready.lsn)
+            else:
+                durable.add_done_callback(lambda future: self._deliver_after(future, ready.lsn))
+        await self._durable(ready.lsn)
+
+    async def _durable(self, lsn: int) -> None:
+        durable = self._journal.when_durable(lsn)
+        if durable is not None:
+            await durable
+
+    def _deliver_after(self, durable: "asyncio.Future[None]", lsn: int) -> None:
+        if not durable.cancelled() and durable.exception() is None:
+            self._deliver(lsn)
+
+    def _deliver(self, lsn: int) -> None:
+        due = [notice for notice in self._undelivered if notice.version <= lsn]
+        del self._undelivered[: len(due)]
+        for subscriber in self._subscribers:
+            subscriber.put(due)
+
+
+class _Subscriber:
+    """One reader of notices: what came since it last looked, and a way to wait for more."""
+
+    def __init__(self) -> None:
+        self._batch: list[Notice] = []
+        self._wake = asyncio.Event()
+        self._ended = False
+
+    def put(self, notices: Sequence[Notice]) -> None:
+        self._batch += notices
+        self._wake.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._wake.set()
+
+    async def next(self) -> list[Notice]:
+        """Return what came, waiting for something; an empty list at the end."""
+        while not self._batch and not self._ended:
+            self._wake.clear()
+            await self._wake.wait()
+        batch, self._batch = self._batch, []
+        return batch

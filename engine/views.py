@@ -1,0 +1,107 @@
+"""What an engine answers and announces: places, events, counts, and notices. Values only, no behaviour.
+
+Every engine, embedded or remote, answers in these words; the server turns them into JSON (API.md).
+"""
+
+from typing import NamedTuple, TypeAlias
+
+
+class Estimate(NamedTuple):
+    """A wait in whole seconds with a band, `confidence` 0–1, and a `reason` where the number is special."""
+
+    seconds: int
+    low_seconds: int
+    high_seconds: int
+    confidence: float
+    reason: str | None
+
+
+class Place(NamedTuple):
+    """One visitor's place as of `version` (the LSN it was computed at).
+
+    `position` is 1-based and None unless waiting; `waiting` counts the whole line; `fresh` says that this
+    call made the place; `estimate` is None unless waiting.
+    """
+
+    event_id: str
+    user_id: str
+    status: str
+    cause: str | None
+    arrival: int
+    number: int
+    position: int | None
+    waiting: int
+    estimate: Estimate | None
+    ready_until_ms: int | None
+    version: int
+    fresh: bool
+    proven: bool
+
+
+class EventView(NamedTuple):
+    """One event as the public may see it, plus what the operator sees: `settings` and `created_ms`."""
+
+    event_id: str
+    name: str
+    state: str
+    reason: str | None
+    message: str | None
+    outcome: str | None
+    waiting: int
+    released: int
+    serving_number: int
+    rate_per_minute: float
+    settings: dict[str, object]
+    version: int
+    revision: int
+
+
+class Stats(NamedTuple):
+    """Counts of one event; `counts` is by status, `rate_per_minute` that of recent releases."""
+
+    event_id: str
+    state: str
+    counts: dict[str, int]
+    arrivals: int
+    released_automatic: int
+    released_manual: int
+    completed: int
+    rate_per_minute: float
+    average_wait_s: float
+    next_release_in_ms: int | None
+    version: int
+
+
+class ReleaseResult(NamedTuple):
+    """What a release did; `limited_by` names what kept it below what was asked: line, capacity, or None."""
+
+    released: int
+    stepped_over: int
+    limited_by: str | None
+    version: int
+
+
+class PlacesChanged(NamedTuple):
+    """These arrivals (or the line behind them) are no longer what they were: `status` is the new one."""
+
+    event_id: str
+    arrivals: tuple[int, ...]
+    status: str
+    version: int
+
+
+class EventChanged(NamedTuple):
+    """The event's state, reason or message changed."""
+
+    event_id: str
+    version: int
+
+
+class EventGone(NamedTuple):
+    """The event was deleted with everybody's place in it."""
+
+    event_id: str
+    version: int
+
+
+Notice: TypeAlias = PlacesChanged | EventChanged | EventGone
