@@ -1,0 +1,246 @@
+"""The dispatcher: from a parsed request to a handler and back to an answer, with every limit on the way.
+
+aiohttp parses HTTP and keeps the connections; this is a handler for its low-level `web.Server`. A request is
+matched against the route table, its body read within size and time, decoded into the route's type and handed
+over. Whatever is refused becomes a problem document; an error nobody thought of becomes a 500 without a trace
+and a logged exception, and a test holds that bad input never gets there.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from urllib.parse import parse_qsl
+
+import msgspec
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+
+from engine.errors import Refused
+from server.answers import Answer, problem_answer
+from server.routes import Call, Route, RouteTable
+from server.strict_json import decode_strictly
+
+BODY_TIMEOUT_S = 10.0
+KEEP_ALIVE_S = 15.0
+LINE_LIMIT = 8190
+HEADERS_LIMIT = 64
+JSON_TYPE = "application/json"
+
+log = structlog.get_logger("stanchion.http")
+
+
+class App:
+    """Dispatches requests over one route table. `observe(operation, event_id, seconds)` is told of each."""
+
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        *,
+        observe: Callable[[str, str, float], None],
+        allowed_origins: frozenset[str] = frozenset(),
+        body_timeout_s: float = BODY_TIMEOUT_S,
+    ) -> None:
+        self.table = RouteTable(routes)
+        self._observe = observe
+        self._allowed_origins = allowed_origins
+        self._body_timeout_s = body_timeout_s
+
+    def server(self, *, max_connections_per_address: int | None = None) -> "HttpServer":
+        """Return the aiohttp server that speaks for this app; must be called on the running loop."""
+        return HttpServer(self.handle, max_connections_per_address)
+
+    async def handle(self, request: web.BaseRequest) -> Answer | web.StreamResponse:
+        """Answer one request; never raises for anything a client can send."""
+        answer: Answer | web.StreamResponse
+        started = request.loop.time()
+        try:
+            path, _, query = request.raw_path.partition("?")
+            route, event_id = self.table.match(request.method, path)
+            body = await self._body(request, route) if route.body else None
+            call = Call(request, event_id, _query(route, query), body)
+            answer = await route.handler(call)
+            if route.operation:
+                self._observe(route.operation, event_id, request.loop.time() - started)
+        except Refused as refused:
+            answer = self._refuse(request, refused)
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception:
+            log.exception("unexpected_error", path=request.raw_path[:200], method=request.method[:20])
+            answer = problem_answer(Refused("internal", "something went wrong here; it was logged"))
+        if hdrs.ORIGIN in request.headers:
+            self._allow_origin(request, answer)
+        return answer
+
+    def _refuse(self, request: web.BaseRequest, refused: Refused) -> Answer:
+        answer = problem_answer(refused)
+        if refused.status == 405:
+            if request.method == "OPTIONS" and hdrs.ORIGIN in request.headers:
+                return Answer(204)
+            answer.with_headers(("Allow", refused.field or ""))
+        if not request.content.is_eof():
+            answer.keep_alive = False
+        return answer
+
+    def _allow_origin(self, request: web.BaseRequest, answer: Answer | web.StreamResponse) -> None:
+        """Let pages of the allowed origins read the answer; nobody else's."""
+        origin = request.headers[hdrs.ORIGIN]
+        if isinstance(answer, Answer):
+            answer.with_headers(("Vary", "Origin"))
+            if origin in self._allowed_origins:
+                answer.with_headers(
+                    ("Access-Control-Allow-Origin", origin),
+                    ("Access-Control-Allow-Methods", "GET, POST"),
+                    ("Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key"),
+                    ("Access-Control-Max-Age", "600"),
+                )
+
+    async def _body(self, request: web.BaseRequest, route: Route) -> object:
+        """Return the decoded body; an absent one counts as an empty object."""
+        assert route.body is not None
+        headers = request.headers
+        if hdrs.CONTENT_ENCODING in headers:
+            raise Refused("unsupported_media_type", "bodies are taken as they are, without Content-Encoding")
+        raw = await self._read(request, route.body_limit)
+        if not raw:
+            return decode_strictly(b"{}", route.body)
+        content_type = headers.get(hdrs.CONTENT_TYPE, "")
+        if content_type != JSON_TYPE and content_type.partition(";")[0].strip().lower() != JSON_TYPE:
+            raise Refused("unsupported_media_type", f"the body must be {JSON_TYPE}")
+        return decode_strictly(raw, route.body)
+
+    async def _read(self, request: web.BaseRequest, limit: int) -> bytes:
+        """Read the body within size and time; a body that came with its head costs no timer."""
+        if (request.content_length or 0) > limit:
+            raise Refused("too_large", f"a body of at most {limit} bytes is taken")
+        content = request.content
+        if not content.is_eof():
+            if hdrs.EXPECT in request.headers:
+                _continue(request)
+            return await self._read_slowly(request, limit)
+        raw = content.read_nowait(-1) if content.total_bytes else b""
+        if len(raw) > limit:
+            raise Refused("too_large", f"a body of at most {limit} bytes is taken")
+        return raw
+
+    async def _read_slowly(self, request: web.BaseRequest, limit: int) -> bytes:
+        chunks = bytearray()
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                while chunk := await request.content.readany():
+                    chunks += chunk
+                    if len(chunks) > limit:
+                        raise Refused("too_large", f"a body of at most {limit} bytes is taken")
+        except TimeoutError:
+            raise Refused("timeout", f"the body did not arrive within {self._body_timeout_s:g} s") from None
+        except (web.RequestPayloadError, HttpProcessingError):
+            raise Refused("bad_request", "the body is not what its head announced") from None
+        return bytes(chunks)
+
+
+def _continue(request: web.BaseRequest) -> None:
+    if request.headers[hdrs.EXPECT].lower() != "100-continue":
+        raise Refused("expectation_failed", "only 100-continue can be expected")
+    if request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _query(route: Route, text: str) -> object:
+    if route.query is None:
+        return None
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), max_num_fields=20, errors="strict")
+    except ValueError:
+        raise Refused("bad_request", "the query cannot be read", field="query") from None
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise Refused("bad_request", "the query names a parameter twice", field="query")
+    try:
+        return msgspec.convert(dict(pairs), route.query, strict=False)
+    except msgspec.ValidationError as error:
+        raise Refused("bad_request", str(error), field="query") from None
+
+
+class HttpServer(web.Server):
+    """aiohttp's server with our limits, and our problem documents for what its parser refuses."""
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[Answer | web.StreamResponse]],
+        max_connections_per_address: int | None,
+    ) -> None:
+        super().__init__(handler)  # type: ignore[arg-type]
+        self._max_per_address = max_connections_per_address
+        self._per_address: dict[str, int] = {}
+
+    def __call__(self) -> web.RequestHandler:
+        return Connection(
+            self,
+            loop=self._loop,
+            access_log=None,
+            keepalive_timeout=KEEP_ALIVE_S,
+            max_line_size=LINE_LIMIT,
+            max_field_size=LINE_LIMIT,
+            max_headers=HEADERS_LIMIT,
+            auto_decompress=False,
+            lingering_time=0,
+        )
+
+    def admit(self, address: str) -> bool:
+        """Count a connection of an address in; returns False when it has as many as it may."""
+        count = self._per_address.get(address, 0)
+        if self._max_per_address is not None and count >= self._max_per_address:
+            return False
+        self._per_address[address] = count + 1
+        return True
+
+    def dismiss(self, address: str) -> None:
+        """Count a connection of an address out."""
+        count = self._per_address.get(address, 0)
+        if count > 1:
+            self._per_address[address] = count - 1
+        else:
+            self._per_address.pop(address, None)
+
+
+class Connection(web.RequestHandler):
+    """One HTTP connection; what the parser refuses is answered like everything else."""
+
+    __slots__ = ("_address", "_server")
+
+    def __init__(self, server: HttpServer, **limits: object) -> None:
+        super().__init__(server, **limits)  # type: ignore[arg-type]
+        self._server = server
+        self._address = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        address = str((transport.get_extra_info("peername") or ("",))[0])
+        if not self._server.admit(address):
+            transport.abort()  # type: ignore[attr-defined]
+            return
+        self._address = address
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._address:
+            self._server.dismiss(self._address)
+        super().connection_lost(exc)
+
+    def handle_error(  # type: ignore[override]
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> Answer:
+        """Turn what aiohttp's parser found into a problem; the connection ends, its framing is in doubt."""
+        if status >= 500:
+            log.error("unexpected_error", exc_info=exc)
+            refused = Refused("internal", "something went wrong here; it was logged")
+        elif isinstance(exc, LineTooLong):
+            refused = Refused("headers_too_large", "the request line or a header is too long")
+        else:
+            refused = Refused("bad_request", "this is not a well-formed HTTP request")
+        answer = problem_answer(refused)
+        answer.keep_alive = False
+        return answer

@@ -1,0 +1,115 @@
+"""Routes: one table says what the server answers, and everything else is read off it.
+
+The dispatcher (`server.app`), the OpenAPI document (`server.openapi`) and the split between the public and the
+admin listener all use the same rows, so that none of them can disagree.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeAlias
+
+import msgspec
+from aiohttp import web
+
+from engine.errors import Refused
+from engine.settings import is_event_id
+from server.answers import Answer
+
+BODY_LIMIT = 8 * 1024
+
+
+class Listener(Enum):
+    """Which port serves a route when the admin API has one of its own."""
+
+    PUBLIC = "public"
+    ADMIN = "admin"
+    BOTH = "both"
+
+
+class Auth(Enum):
+    """What a caller must show; the handler checks it, the document tells it."""
+
+    NONE = "none"
+    QUEUE_TOKEN = "queue_token"
+    SITE_KEY = "site_key"
+    ADMIN_KEY = "admin_key"
+
+
+class Call:
+    """One request on its way to a handler: path parameter, decoded query and body."""
+
+    __slots__ = ("body", "event_id", "query", "request")
+
+    def __init__(self, request: web.BaseRequest, event_id: str, query: Any, body: Any) -> None:
+        self.request = request
+        self.event_id = event_id
+        self.query = query
+        self.body = body
+
+
+Handler: TypeAlias = Callable[[Call], Awaitable[Answer | web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row. `answers` maps a status to the type of its body (None: no body); problems are understood."""
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    answers: Mapping[int, Any]
+    auth: Auth = Auth.NONE
+    body: type[msgspec.Struct] | None = None
+    query: type[msgspec.Struct] | None = None
+    listener: Listener = Listener.PUBLIC
+    problems: tuple[int, ...] = ()
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    tag: str = "visitor"
+    body_limit: int = BODY_LIMIT
+    operation: str = ""
+
+
+_Node: TypeAlias = dict[str, Any]
+_ROUTES = "\0routes"
+
+
+class RouteTable:
+    """A tree of path segments; a match costs one dict lookup a segment."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        self._root: _Node = {}
+        for route in self.routes:
+            node = self._root
+            for segment in route.path.split("/")[1:]:
+                node = node.setdefault("{}" if segment.startswith("{") else segment, {})
+            methods = node.setdefault(_ROUTES, {})
+            assert route.method not in methods, f"{route.method} {route.path} stands twice"
+            methods[route.method] = route
+
+    def match(self, method: str, path: str) -> tuple[Route, str]:
+        """Return the route and its event_id ("" when the path has none).
+
+        Paths are compared as they were sent, undecoded, so there is nothing to smuggle. Raises Refused with 404,
+        or with 405, whose `field` lists what is allowed.
+        """
+        node, event_id = self._root, ""
+        for segment in path.split("/")[1:]:
+            below = node.get(segment)
+            if below is None:
+                below = node.get("{}")
+                if below is None or not is_event_id(segment):
+                    raise Refused("not_found", "there is nothing at this address")
+                event_id = segment
+            node = below
+        methods = node.get(_ROUTES)
+        if methods is None:
+            raise Refused("not_found", "there is nothing at this address")
+        route = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
+        if route is None:
+            allowed = ", ".join(sorted(methods))
+            raise Refused("method_not_allowed", f"this address takes {allowed}", field=allowed)
+        return route, event_id

@@ -1,0 +1,50 @@
+"""JSON bodies, decoded strictly: types, unknown names, NaN, depth and repeated names are all refused.
+
+msgspec does nearly all of it at decoding speed. It lets a repeated name pass (the last one wins), which two
+parsers in a chain may read differently; that is looked for where there is more than one name at all.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import TypeVar
+
+import msgspec
+
+from engine.errors import Refused
+
+T = TypeVar("T", bound=msgspec.Struct)
+_PATH = re.compile(r"`\$\.?([^`]*)`")
+_UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
+
+
+def decode_strictly(raw: bytes, into: type[T]) -> T:
+    """Return the body as its type; raises Refused("bad_request") that names the field at fault."""
+    try:
+        if raw.count(b":") > 1:
+            json.loads(raw, object_pairs_hook=_refuse_repeated)
+        decoded: T = _decoder(into).decode(raw)
+        return decoded
+    except msgspec.ValidationError as error:
+        raise Refused("bad_request", str(error), field=_field(str(error))) from None
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        raise Refused("bad_request", "the body is not well-formed JSON in UTF-8", field="body") from None
+
+
+@cache
+def _decoder(into: type[T]) -> "msgspec.json.Decoder[T]":
+    return msgspec.json.Decoder(into)
+
+
+def _refuse_repeated(pairs: Sequence[tuple[str, object]]) -> None:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise Refused("bad_request", f"the body names {name[:100]!r} twice", field=name[:100])
+
+
+def _field(message: str) -> str:
+    """Return the field an error message of msgspec speaks of."""
+    unknown, path = _UNKNOWN_FIELD.search(message), _PATH.search(message)
+    return (unknown or path).group(1) if unknown or path else "body"  # type: ignore[union-attr]
