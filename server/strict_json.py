@@ -14,9 +14,9 @@ import msgspec
 
 from engine.errors import Refused
 
-T = TypeVar("T", bound=msgspec.Struct)
+T = TypeVar("T")
 _PATH = re.compile(r"`\$\.?([^`]*)`")
-_UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
+_NAMED_FIELD = re.compile(r"(?:unknown|required) field `([^`]*)`")
 
 
 def decode_strictly(raw: bytes, into: type[T]) -> T:
@@ -38,13 +38,14 @@ def _decoder(into: type[T]) -> "msgspec.json.Decoder[T]":
 
 
 def _refuse_repeated(pairs: Sequence[tuple[str, object]]) -> None:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
             raise Refused("bad_request", f"the body names {name[:100]!r} twice", field=name[:100])
+        seen.add(name)
 
 
 def _field(message: str) -> str:
     """Return the field an error message of msgspec speaks of."""
-    unknown, path = _UNKNOWN_FIELD.search(message), _PATH.search(message)
-    return (unknown or path).group(1) if unknown or path else "body"  # type: ignore[union-attr]
+    found = _NAMED_FIELD.search(message) or _PATH.search(message)
+    return found.group(1) if found else "body"
