@@ -1,0 +1,130 @@
+"""The one thread that writes the log: it packs, frames, writes and flushes, one batch at a time.
+
+The event loop hands over a batch only when the one before is answered, so exactly one is in flight and batches
+grow by themselves with the load (group commit without a timer). What happened is reported to the loop as one of
+the frozen messages below; after `Failure` the thread is gone and nothing is tried again.
+
+A batch that meets a full disk waits for room instead of failing: nobody has been told that it is durable.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TypeAlias
+
+from engine.errors import StorageFailed
+from engine.records import Record
+from snapshots.segments import LogPosition, SegmentWriter
+from snapshots.wal import pack_records
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is left: bytes in the current segment, and whether the next one is reserved."""
+
+    free_bytes: int
+    has_reserve: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A batch is durable. `ends` are the positions behind each of its frames."""
+
+    ends: tuple[LogPosition, ...]
+    count: int
+    size_bytes: int
+    seconds: float
+    room: Room
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The log failed; nothing after the last `Commit` may be called durable."""
+
+    error: StorageFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The log was sealed and the thread has ended."""
+
+
+Message: TypeAlias = Commit | Room | Failure | Stopped
+
+
+RESERVE: Sequence[Record] = []
+
+
+class CommitThread:
+    """Commits batches in order and reports through `tell`, which is called in this thread."""
+
+    def __init__(self, writer: SegmentWriter, tell: Callable[[Message], None], retry_s: float) -> None:
+        self._writer = writer
+        self._tell = tell
+        self._retry_s = retry_s
+        self._reserve_at = 0.0
+        self._jobs: SimpleQueue[Sequence[Record] | None] = SimpleQueue()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stanchion-log", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def commit(self, batch: Sequence[Record]) -> None:
+        """Hand over a batch; an empty one becomes an empty frame."""
+        self._jobs.put(batch)
+
+    def reserve(self) -> None:
+        """Try again to reserve the next segment."""
+        self._jobs.put(RESERVE)
+
+    def stop(self) -> None:
+        """Seal the log after what was handed over; a batch that waits for room fails."""
+        self._stopping.set()
+        self._jobs.put(None)
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def room(self) -> Room:
+        return Room(self._writer.free_bytes, self._writer.has_reserve)
+
+    def _run(self) -> None:
+        try:
+            while (batch := self._jobs.get()) is not None:
+                if batch is not RESERVE:
+                    self._tell(self._commit(batch))
+                self._reserve()
+            self._writer.close()
+        except StorageFailed as error:
+            self._tell(Failure(error))
+        except Exception as error:
+            self._tell(Failure(StorageFailed(f"the log cannot be written: {type(error).__name__}: {error}")))
+        else:
+            self._tell(Stopped())
+
+    def _commit(self, batch: Sequence[Record]) -> Commit:
+        began = time.perf_counter()
+        ends: list[LogPosition] = []
+        size_bytes = 0
+        frames = pack_records(batch, self._writer.frame_max_bytes) if batch else [(0, b"")]
+        for count, payload in frames:
+            self._wait_for_room(len(payload))
+            size_bytes += self._writer.append(count, payload)
+            ends.append(self._writer.position)
+        return Commit(tuple(ends), len(batch), size_bytes, time.perf_counter() - began, self.room())
+
+    def _wait_for_room(self, payload_bytes: int) -> None:
+        while not self._writer.fits(payload_bytes) and not self._writer.reserve_next():
+            self._tell(self.room())
+            if self._stopping.wait(self._retry_s):
+                raise StorageFailed("the log was closed while it waited for space on a full disk")
+
+    def _reserve(self) -> None:
+        """Reserve the next segment, at most once per `retry_s` while the disk is full."""
+        if not self._writer.has_reserve and time.monotonic() >= self._reserve_at:
+            self._writer.reserve_next()
+            self._reserve_at = time.monotonic() + self._retry_s
+            self._tell(self.room())
