@@ -14,7 +14,7 @@ from engine.errors import Refused
 from engine.records import Record
 from engine.room import By
 from engine.settings import Settings
-from engine.views import EventView, Notice, Place, ReleaseResult, Stats
+from engine.views import EventView, Notice, Place, Ranking, ReleaseResult, Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,8 @@ class Backend(Protocol):
     async def stats(self, event_id: str) -> Stats:
         """Answer the counts of one event."""
 
-    def ranks(self, event_id: str, arrivals: Sequence[int]) -> tuple[list[int], int]:
-        """Return (positions, version) of waiting arrivals given in line order, 0 for those not waiting any more."""
+    def ranks(self, event_id: str, arrivals: Sequence[int]) -> Ranking:
+        """Return positions and waits of arrivals given in line order; it may run one commit ahead of durable."""
 
     def line_order(self, event_id: str, arrival: int) -> int:
         """Return a number that sorts this arrival by its place in line; it never changes."""

@@ -46,7 +46,7 @@ from engine.records import (
 )
 from engine.register import ACTIVE, COMPLETED, LEFT, LIVE, NONE, PARKED, READY, STATUSES, WAITING, Register
 from engine.settings import Settings, settings_from
-from engine.views import EventChanged, EventView, Place, PlacesChanged, ReleaseResult, Stats
+from engine.views import EventChanged, EventView, Place, PlacesChanged, Ranking, ReleaseResult, Stats
 
 NUMBER_LIMIT = 2**32
 REASON_LENGTH = 280
@@ -276,10 +276,31 @@ class Room:
             len(line),
             estimate,
             self.ready_until_ms.get(arrival) if status == READY else None,
+            self.message,
+            self.settings.presence_timeout_s,
             self._outbox.lsn,
             fresh,
             proven,
         )
+
+    def ranks(self, arrivals: Sequence[int]) -> Ranking:
+        """Return positions and waits of arrivals given in line order, 0 for those not waiting (any more).
+
+        One rank and one estimate at each end, and a count in between: waits are interpolated.
+        """
+        keys, status = self.register.keys, self.register.status
+        if all(status[arrival] == WAITING for arrival in arrivals):
+            positions = [rank + 1 for rank in self.line.ranks([keys[arrival] for arrival in arrivals])]
+        else:
+            ranks = iter(self.line.ranks([keys[arrival] for arrival in arrivals if status[arrival] == WAITING]))
+            positions = [next(ranks) + 1 if status[arrival] == WAITING else 0 for arrival in arrivals]
+        return Ranking(positions, self._waits(positions), self._outbox.lsn)
+
+    def _waits(self, positions: list[int]) -> list[int]:
+        first, last = min(positions, default=0), max(positions, default=0)
+        low, high = self._estimator.estimate(max(first, 1)).seconds, self._estimator.estimate(max(last, 1)).seconds
+        slope = (high - low) / (last - first) if last > first else 0.0
+        return [int(low + (position - first) * slope) for position in positions]
 
     def view(self) -> EventView:
         """Return the event as the public and the operator see it; O(knobs)."""

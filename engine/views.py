@@ -33,6 +33,8 @@ class Place(NamedTuple):
     waiting: int
     estimate: Estimate | None
     ready_until_ms: int | None
+    message: str | None
+    presence_timeout_s: int
     version: int
     fresh: bool
     proven: bool
@@ -78,6 +80,14 @@ class ReleaseResult(NamedTuple):
     released: int
     stepped_over: int
     limited_by: str | None
+    version: int
+
+
+class Ranking(NamedTuple):
+    """Positions and estimated waits (seconds) of several visitors as of one version; position 0: not waiting."""
+
+    positions: list[int]
+    waits: list[int]
     version: int
 
 

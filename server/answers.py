@@ -27,9 +27,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Answer:
-    """A complete response. `headers` are finished lines ending in CRLF; `vary` lines are added by the app."""
+    """A complete response, or with `is_stream` the beginning of one that others go on with.
 
-    __slots__ = ("body", "content_type", "headers", "keep_alive", "status")
+    `headers` are finished lines ending in CRLF.
+    """
+
+    __slots__ = ("_written", "body", "content_type", "headers", "is_stream", "keep_alive", "status")
 
     def __init__(self, status: int, body: bytes = b"", content_type: bytes = JSON, headers: bytes = _NO_STORE) -> None:
         self.status = status
@@ -37,9 +40,14 @@ class Answer:
         self.content_type = content_type
         self.headers = headers
         self.keep_alive: bool | None = True
+        self.is_stream = False
+        self._written = False
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Write head and body; aiohttp's half of the contract. Raises ConnectionResetError when the peer is gone."""
+        if self._written:
+            return
+        self._written = True
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client is gone")
@@ -51,7 +59,9 @@ class Answer:
 
     def _head(self, keep_alive: bool) -> bytes:
         lines = b"HTTP/1.1 %b\r\nDate: %b\r\n%b%b" % (_REASONS[self.status], _date(), _EVERYWHERE, self.headers)
-        if self.status != 204:
+        if self.is_stream:
+            lines += b"Content-Type: %b\r\nX-Accel-Buffering: no\r\n" % self.content_type
+        elif self.status != 204:
             lines += b"Content-Type: %b\r\nContent-Length: %d\r\n" % (self.content_type, len(self.body))
         return lines + (b"\r\n" if keep_alive and self.keep_alive else b"Connection: close\r\n\r\n")
 

@@ -63,6 +63,8 @@ class App:
                 self._observe(route.operation, event_id, request.loop.time() - started)
         except Refused as refused:
             answer = self._refuse(request, refused)
+        except web.HTTPException as error:
+            answer = problem_answer(Refused("bad_request", f"aiohttp refuses this: {error.text}"[:200]))
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception:
@@ -206,12 +208,19 @@ class HttpServer(web.Server):
 class Connection(web.RequestHandler):
     """One HTTP connection; what the parser refuses is answered like everything else."""
 
-    __slots__ = ("_address", "_server")
+    __slots__ = ("_address", "_lost", "_server")
 
     def __init__(self, server: HttpServer, **limits: object) -> None:
         super().__init__(server, **limits)  # type: ignore[arg-type]
         self._server = server
         self._address = ""
+        self._lost: asyncio.Future[None] | None = None
+
+    async def lost(self) -> None:
+        """Wait until the peer is gone."""
+        if self.transport is not None:
+            self._lost = self._loop.create_future()
+            await self._lost
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         address = str((transport.get_extra_info("peername") or ("",))[0])
@@ -224,6 +233,8 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._address:
             self._server.dismiss(self._address)
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(None)
         super().connection_lost(exc)
 
     def handle_error(  # type: ignore[override]

@@ -13,10 +13,9 @@ from engine import pacing
 from engine.backend import BackendStatus, Capabilities, check_settings
 from engine.errors import Refused
 from engine.records import Record
-from engine.register import WAITING
 from engine.room import By, Room
 from engine.venue import Venue
-from engine.views import EventView, Notice, Place, ReleaseResult, Stats
+from engine.views import EventView, Notice, Place, Ranking, ReleaseResult, Stats
 
 PACER = By("pacer")
 LONGEST_NAP_MS = 250
@@ -210,11 +209,8 @@ class MemoryBackend:
 
     # ---- push -----------------------------------------------------------------------------------------
 
-    def ranks(self, event_id: str, arrivals: Sequence[int]) -> tuple[list[int], int]:
-        room = self.venue.room(event_id)
-        keys, status = room.register.keys, room.register.status
-        ranks = iter(room.line.ranks([keys[arrival] for arrival in arrivals if status[arrival] == WAITING]))
-        return [next(ranks) + 1 if status[arrival] == WAITING else 0 for arrival in arrivals], room.version()
+    def ranks(self, event_id: str, arrivals: Sequence[int]) -> Ranking:
+        return self.venue.room(event_id).ranks(arrivals)
 
     def line_order(self, event_id: str, arrival: int) -> int:
         return self.venue.room(event_id).register.keys[arrival]

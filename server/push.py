@@ -1,0 +1,328 @@
+"""The sweep: every connected visitor gets the exact new position after a release.
+
+Positions are state, not messages (DESIGN.md, idea 5). A socket has no queue: it remembers what it was shown,
+and a sweep walks the sockets of an event in line order, in slices of about two milliseconds, and writes the
+newest position to each whose position fell. A slice asks for its ranks once. What the kernel does not take at once
+is a reader too slow for its socket: it is passed over until its buffer is empty, so it costs one frame and
+delays nobody, and gets the newest state when it reads again, or is closed when it does not.
+
+Frames are built by hand and written to the transport; nothing here awaits a client. A change that comes in
+while a sweep runs starts another one right after, at most one every `push_interval_ms`; those whose status
+changed (released, left) are told first, outside the sweep.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+from sortedcontainers import SortedDict
+
+from engine.backend import Backend
+from engine.errors import Refused
+from engine.views import EventChanged, EventGone, Notice, PlacesChanged
+
+SLICE_S = 0.002
+SOCKETS_PER_RANKING = 64
+PING_EVERY_S = 20.0
+DEAD_AFTER_S = 65.0
+SLOW_AFTER_S = 30.0
+
+CLOSE_NORMAL, CLOSE_BACK_OFF, CLOSE_GONE = 1000, 4001, 4410
+PING_FRAME = b"\x89\x00"
+
+log = structlog.get_logger("stanchion.push")
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Return a WebSocket text frame (RFC 6455, unmasked, one piece) around a payload of at most 64 KiB."""
+    size = len(payload)
+    if size < 126:
+        return b"\x81%c%b" % (size, payload)
+    return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
+
+
+def close_frame(code: int) -> bytes:
+    """Return a WebSocket close frame."""
+    return b"\x88\x02" + code.to_bytes(2, "big")
+
+
+class Socket:
+    """One connected visitor: where they stand, what they were shown last, and the transport to write to."""
+
+    __slots__ = ("arrival", "closed", "event_id", "heard_s", "is_stream", "order", "shown", "slow_since_s", "transport")
+
+    def __init__(
+        self,
+        event_id: str,
+        arrival: int,
+        order: int,
+        transport: asyncio.Transport,
+        *,
+        shown: int | None,
+        is_stream: bool,
+        now_s: float,
+    ) -> None:
+        self.event_id = event_id
+        self.arrival = arrival
+        self.order = order
+        self.transport = transport
+        self.shown = shown or 2**53
+        self.is_stream = is_stream
+        self.heard_s = now_s
+        self.slow_since_s = 0.0
+        self.closed = False
+
+    def write(self, payload: bytes, epoch: int, version: int) -> bool:
+        """Write one message if the last one has left; returns whether it was written."""
+        if not self.takes():
+            return False
+        if self.is_stream:
+            self.transport.write(b"id: %d-%d\ndata: %b\n\n" % (epoch, version, payload))
+        else:
+            self.transport.write(text_frame(payload))
+        return True
+
+    def takes(self) -> bool:
+        """Return whether the kernel has taken all that was written before."""
+        return self.transport.get_write_buffer_size() == 0 and not self.transport.is_closing()
+
+    def end(self, code: int) -> None:
+        """Close with a code; the peer's answer is not waited for."""
+        self.closed = True
+        if not self.transport.is_closing():
+            if not self.is_stream:
+                self.transport.write(close_frame(code))
+            self.transport.close()
+
+
+@dataclass(slots=True)
+class Audience:
+    """The sockets of one event, by place in line; `dirty` when the line moved since the last sweep began."""
+
+    sockets: "SortedDict[int, list[Socket]]" = field(default_factory=SortedDict)
+    dirty: bool = False
+    swept_at_s: float = 0.0
+
+
+class Hub:
+    """All sockets of this process. `run` is a core task: when it ends, the process ends."""
+
+    def __init__(self, backend: Backend, push_interval_ms: int = 500) -> None:
+        self._backend = backend
+        self._interval_s = push_interval_ms / 1000
+        self._epoch = backend.status().epoch
+        self._audiences: dict[str, Audience] = {}
+        self._pings: deque[Socket] = deque()
+        self._wake = asyncio.Event()
+        self._counts = {"sockets": 0, "sweeps": 0, "pushes": 0, "slow_skipped": 0, "slow_closed": 0, "dead_closed": 0}
+        self._sweep_s = 0.0
+        self.draining = False
+
+    # ---- sockets ------------------------------------------------------------------------------------
+
+    def add(self, socket: Socket) -> None:
+        """Take a socket into its event's audience; O(log n)."""
+        audience = self._audiences.setdefault(socket.event_id, Audience())
+        audience.sockets.setdefault(socket.order, []).append(socket)
+        self._pings.append(socket)
+        self._counts["sockets"] += 1
+        if not audience.dirty:
+            audience.dirty = True
+            self._wake.set()
+
+    def remove(self, socket: Socket) -> None:
+        """Forget a socket; O(log n)."""
+        socket.closed = True
+        audience = self._audiences.get(socket.event_id)
+        present = audience.sockets.get(socket.order, []) if audience else []
+        if audience and socket in present:
+            present.remove(socket)
+            self._counts["sockets"] -= 1
+            if not present:
+                del audience.sockets[socket.order]
+            if not audience.sockets:
+                del self._audiences[socket.event_id]
+
+    def stats(self) -> Mapping[str, float]:
+        """Return counts and the seconds the last sweep took, for metrics."""
+        return {**self._counts, "sweep_seconds_last": self._sweep_s}
+
+    async def close(self) -> None:
+        """Send everybody away, to come back later with back-off; in slices."""
+        self.draining = True
+        for event_id in list(self._audiences):
+            await self._each(self._all(event_id), lambda socket: socket.end(CLOSE_BACK_OFF))
+
+    # ---- the core tasks -------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Follow the backend's notices, sweep and ping until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            tasks.create_task(self._sweep_for_ever())
+            tasks.create_task(self._ping_for_ever())
+
+    async def _follow(self) -> None:
+        async for notices in self._backend.notices():
+            for notice in notices:
+                await self._take(notice)
+            self._wake.set()
+
+    async def _take(self, notice: Notice) -> None:
+        audience = self._audiences.get(notice.event_id)
+        if audience is None:
+            return
+        if isinstance(notice, PlacesChanged):
+            await self._tell_changed(audience, notice)
+            audience.dirty = True
+        elif isinstance(notice, EventChanged):
+            await self._tell_event(notice)
+        elif isinstance(notice, EventGone):
+            await self._each(self._all(notice.event_id), lambda socket: socket.end(CLOSE_GONE))
+
+    async def _tell_changed(self, audience: Audience, notice: PlacesChanged) -> None:
+        payload = _CHANGED.get(notice.status, _CHANGED_OTHERWISE) % (notice.status.encode(), notice.version)
+        told = 0
+        for arrival in notice.arrivals:
+            for socket in audience.sockets.get(self._backend.line_order(notice.event_id, arrival), ()):
+                self._deliver(socket, payload, notice.version)
+                told += 1
+                if told % SOCKETS_PER_RANKING == 0:
+                    await asyncio.sleep(0)
+
+    async def _tell_event(self, notice: EventChanged) -> None:
+        try:
+            view = await self._backend.event(notice.event_id)
+        except Refused:
+            return
+        facts = {"state": view.state, "reason": view.reason, "message": view.message, "outcome": view.outcome}
+        payload = msgspec.json.encode({"type": "event", **facts, "version": view.version})
+        await self._each(self._all(notice.event_id), lambda socket: self._deliver(socket, payload, view.version))
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            for event_id, audience in list(self._audiences.items()):
+                if audience.dirty:
+                    await self._wait_for_turn(audience)
+                    await self.sweep(event_id)
+
+    async def _wait_for_turn(self, audience: Audience) -> None:
+        early_s = audience.swept_at_s + self._interval_s - time.monotonic()
+        if early_s > 0:
+            await asyncio.sleep(early_s)
+
+    async def sweep(self, event_id: str) -> None:
+        """Bring every socket of an event up to date, front of the line first, never holding the loop over SLICE_S."""
+        audience = self._audiences.get(event_id)
+        if audience is None:
+            return
+        audience.dirty = False
+        started_s = slice_s = audience.swept_at_s = time.monotonic()
+        for group in _groups(audience.sockets, SOCKETS_PER_RANKING):
+            self._push_positions(event_id, audience, group)
+            now_s = time.monotonic()
+            if now_s - slice_s > SLICE_S:
+                await asyncio.sleep(0)
+                slice_s = time.monotonic()
+        self._counts["sweeps"] += 1
+        self._sweep_s = time.monotonic() - started_s
+
+    def _push_positions(self, event_id: str, audience: Audience, orders: Sequence[int]) -> None:
+        sockets = [socket for order in orders for socket in audience.sockets.get(order, ())]
+        ranking = self._backend.ranks(event_id, [socket.arrival for socket in sockets])
+        version, waits, slow = ranking.version, ranking.waits, 0
+        for socket, position, wait_s in zip(sockets, ranking.positions, waits, strict=True):
+            if 0 < position < socket.shown:
+                payload = _POSITION % (position, position - 1, wait_s, version)
+                if socket.write(payload, self._epoch, version):
+                    socket.shown = position
+                    socket.slow_since_s = 0.0
+                    self._counts["pushes"] += 1
+                else:
+                    slow += 1
+                    self._passed_over(socket)
+        self._counts["slow_skipped"] += slow
+        if slow:
+            audience.dirty = True
+
+    def _passed_over(self, socket: Socket) -> None:
+        now_s = time.monotonic()
+        if not socket.slow_since_s:
+            socket.slow_since_s = now_s
+        elif now_s - socket.slow_since_s > SLOW_AFTER_S and not socket.closed:
+            self._counts["slow_closed"] += 1
+            socket.closed = True
+            socket.transport.abort()
+
+    def _deliver(self, socket: Socket, payload: bytes, version: int) -> None:
+        """Write what must not be lost; a reader too slow even for this is cut off and reads its place anew."""
+        if not socket.write(payload, self._epoch, version):
+            self._counts["slow_closed"] += 1
+            socket.end(CLOSE_BACK_OFF)
+
+    async def _ping_for_ever(self) -> None:
+        """One wheel for all: each second a twentieth of the sockets is pinged, and those unheard of are cut off."""
+        while True:
+            await asyncio.sleep(1.0)
+            due = len(self._pings) // int(PING_EVERY_S) + 1
+            await self._each(self._turn(due), self._ping)
+
+    def _turn(self, count: int) -> Iterator[Socket]:
+        for _ in range(min(count, len(self._pings))):
+            socket = self._pings.popleft()
+            if not socket.closed:
+                self._pings.append(socket)
+                yield socket
+
+    def _ping(self, socket: Socket) -> None:
+        now_s = time.monotonic()
+        if socket.is_stream:
+            if socket.takes():
+                socket.heard_s = now_s
+                socket.transport.write(b":\n\n")
+        elif now_s - socket.heard_s > DEAD_AFTER_S:
+            self._counts["dead_closed"] += 1
+            socket.transport.abort()
+        elif socket.takes():
+            socket.transport.write(PING_FRAME)
+
+    def _all(self, event_id: str) -> Iterator[Socket]:
+        audience = self._audiences.get(event_id)
+        if audience is not None:
+            for group in _groups(audience.sockets, SOCKETS_PER_RANKING):
+                for order in group:
+                    yield from list(audience.sockets.get(order, ()))
+
+    async def _each(self, sockets: Iterable[Socket], act: Callable[[Socket], None]) -> None:
+        """Do something to many sockets in slices."""
+        slice_s = time.monotonic()
+        for socket in sockets:
+            act(socket)
+            if time.monotonic() - slice_s > SLICE_S:
+                await asyncio.sleep(0)
+                slice_s = time.monotonic()
+
+
+_POSITION = b'{"type":"place","position":%d,"ahead":%d,"estimated_wait_seconds":%d,"version":%d}'
+_CHANGED_OTHERWISE = b'{"type":"place","status":"%b","position":null,"ahead":null,"version":%d}'
+_CHANGED = {
+    "ready": b'{"type":"ready","status":"%b","pass":null,"pass_expires_ms":null,"enter_url":null,"version":%d}',
+}
+
+
+def _groups(sockets: "SortedDict[int, list[Socket]]", size: int) -> Iterator[list[int]]:
+    """Yield the keys in order, in groups; keys that come or go meanwhile do not disturb the walk."""
+    after: int | None = None
+    while True:
+        keys = sockets.irange(minimum=after, inclusive=(False, True)) if after is not None else iter(sockets)
+        group = [key for key, _ in zip(keys, range(size), strict=False)]
+        if not group:
+            return
+        yield group
+        after = group[-1]
