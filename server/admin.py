@@ -1,0 +1,346 @@
+"""The admin API: events and their settings, their states, releases, the log, the server's own health.
+
+Every call shows an admin key and every change is a record with its actor. `reason` is what visitors may read,
+and the room asks for it where they deserve one; `note` is for the audit only. In a settings body (PUT, PATCH)
+`reason` and `note` are reserved members: they are taken out before the rest is taken for settings.
+
+A POST with an Idempotency-Key happens once (`server.idempotency`: remembered in this process only, not across
+a restart).
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from functools import partial, wraps
+from hashlib import blake2b
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+from aiohttp import hdrs, web
+
+from engine.backend import Backend
+from engine.errors import Refused
+from engine.records import Record, kind_of
+from engine.room import By
+from engine.settings import MAX_MS
+from engine.views import EventView
+from server import admin_wire as wire
+from server.answers import Answer, json_answer, no_content
+from server.idempotency import OnceOnly
+from server.places import idempotency_key_of
+from server.routes import Auth, Call, Handler, Listener, Route
+
+EVENT = "/v1/admin/events/{event_id}"
+NDJSON = "application/x-ndjson"
+SETTINGS_DEPTH = 8
+WRITE_TIMEOUT_S = 30.0
+_ETAG = re.compile(r'"([0-9]{1,15})"')
+_Json: TypeAlias = dict[str, Any]
+AdminHandler: TypeAlias = Callable[[Call, str], Awaitable[Answer | web.StreamResponse]]
+
+
+class AdminGate(Protocol):
+    """Whoever knows the admin keys."""
+
+    def admin(self, request: web.BaseRequest) -> str:
+        """Return the name of the key's owner; raises Refused when there is none."""
+
+
+class AdminApi:
+    """The handlers. `clock` is monotonic, in seconds."""
+
+    def __init__(self, backend: Backend, gate: AdminGate, clock: Callable[[], float]) -> None:
+        self._backend = backend
+        self._gate = gate
+        self._once = OnceOnly(clock)
+
+    def routes(self) -> list[Route]:
+        """Return the rows of the admin API."""
+        return [*self._event_routes(), *self._action_routes(), *self._reading_routes()]
+
+    def _event_routes(self) -> list[Route]:
+        row, event = self._row, {200: wire.AdminEvent}
+        changing: dict[str, Any] = {
+            "body": _Json,
+            "body_schema": wire.SettingsChange,
+            "body_limit": wire.SETTINGS_BODY_LIMIT,
+            "problems": (409, 412, 422),
+            "headers": _IF_MATCH,
+        }
+        return [
+            row("GET", "/v1/admin/events", self.list_events, "All events", {200: wire.AdminEvents}),
+            row("GET", EVENT, self.show_event, "One event", event),
+            row("PUT", EVENT, self.put_event, "Create an event or replace all its settings", _CREATED, **changing),
+            row("PATCH", EVENT, self.patch_event, "Change some settings of an event", event, **changing),
+            row(
+                "DELETE",
+                EVENT,
+                self.delete_event,
+                "Delete an event and everybody's place in it",
+                {204: None},
+                query=wire.DeleteQuery,
+                problems=(409, 412),
+                headers=_IF_MATCH,
+            ),
+        ]
+
+    def _action_routes(self) -> list[Route]:
+        def post(path: str, handler: AdminHandler, summary: str, body: Any, answer: Any = wire.AdminEvent) -> Route:
+            return self._row("POST", path, handler, summary, {200: answer}, body=body, problems=(409,), headers=_ONCE)
+
+        opening, pausing, closing = wire.OpenRequest, wire.PauseRequest, wire.CloseRequest
+        return [
+            post(f"{EVENT}/open", self.open_event, "Open an event, or open it again", opening),
+            post(f"{EVENT}/pause", self.pause_event, "Pause releases; visitors read the reason", pausing),
+            post(f"{EVENT}/resume", self.resume_event, "Go on after a pause", opening),
+            post(f"{EVENT}/close", self.close_event, "Close an event; visitors read the reason", closing),
+            post(
+                f"{EVENT}/release",
+                self.release,
+                "Release the next in line now, outside the rate and inside the cap",
+                wire.ReleaseRequest,
+                wire.ReleaseAnswer,
+            ),
+            post(f"{EVENT}/message", self.tell, "Set the message to everybody in line", wire.MessageRequest),
+            post("/v1/admin/snapshot", self.snapshot, "Write a snapshot", wire.SnapshotRequest, wire.SnapshotAnswer),
+        ]
+
+    def _reading_routes(self) -> list[Route]:
+        return [
+            self._row("GET", f"{EVENT}/stats", self.stats, "The counts of an event", {200: wire.StatsAnswer}),
+            self._row(
+                "GET",
+                f"{EVENT}/records",
+                self.records,
+                "The records of an event as they stand in the log, one JSON object a line",
+                {200: wire.RecordLine},
+                query=wire.RecordsQuery,
+                content_type=NDJSON,
+            ),
+            self._row("GET", "/v1/admin/status", self.status, "How the server fares", {200: wire.StatusAnswer}),
+        ]
+
+    def _row(
+        self,
+        method: str,
+        path: str,
+        handler: AdminHandler,
+        summary: str,
+        answers: Mapping[int, Any],
+        *,
+        problems: tuple[int, ...] = (),
+        **more: Any,
+    ) -> Route:
+        return Route(
+            method,
+            path,
+            self._behind_gate(handler, once=method == "POST"),
+            summary,
+            answers,
+            auth=Auth.ADMIN_KEY,
+            listener=Listener.ADMIN,
+            problems=problems,
+            tag="admin",
+            operation=handler.__name__,
+            **more,
+        )
+
+    def _behind_gate(self, handler: AdminHandler, *, once: bool) -> Handler:
+        """Return a handler that asks for the admin key first, and runs at most once where a key says so."""
+
+        @wraps(handler)
+        async def guarded(call: Call) -> Answer | web.StreamResponse:
+            actor = self._gate.admin(call.request)
+            key = idempotency_key_of(call.request) if once else None
+            if key is None:
+                return await handler(call, actor)
+            return await self._once.run(actor, key, _fingerprint(call), partial(_answer_of, handler, call, actor))
+
+        return guarded
+
+    # ---- events -------------------------------------------------------------------------------------
+
+    async def list_events(self, call: Call, actor: str) -> Answer:
+        events = [_event(view) for view in await self._backend.events()]
+        return json_answer(wire.AdminEvents(events))
+
+    async def show_event(self, call: Call, actor: str) -> Answer:
+        return _event_answer(await self._backend.event(call.event_id))
+
+    async def put_event(self, call: Call, actor: str) -> Answer:
+        return await self._configure(call, actor, replace=True)
+
+    async def patch_event(self, call: Call, actor: str) -> Answer:
+        return await self._configure(call, actor, replace=False)
+
+    async def _configure(self, call: Call, actor: str, *, replace: bool) -> Answer:
+        changes, why = _split(call.body)
+        _check_plain(changes)
+        revision = await self._expected_revision(call)
+        by = By(actor, why.reason, why.note)
+        view, created = await self._backend.configure(call.event_id, changes, by, replace=replace, revision=revision)
+        return _event_answer(view, 201 if created else 200)
+
+    async def delete_event(self, call: Call, actor: str) -> Answer:
+        revision = await self._expected_revision(call)
+        await self._backend.delete(call.event_id, By(actor, None, call.query.note), revision)
+        return no_content()
+
+    async def _expected_revision(self, call: Call) -> int | None:
+        """Return the revision If-Match asks for, None when it asks for none (RFC 9110, strong comparison)."""
+        condition = call.request.headers.get(hdrs.IF_MATCH)
+        if condition is None:
+            return None
+        if condition.strip() != "*":
+            match = _ETAG.fullmatch(condition.strip())
+            if match is None:
+                detail = "If-Match takes one ETag as it was answered, or *"
+                raise Refused("bad_request", detail, field=hdrs.IF_MATCH)
+            return int(match.group(1))
+        try:
+            return (await self._backend.event(call.event_id)).revision
+        except Refused as refused:
+            raise Refused("precondition_failed", refused.detail) from None
+
+    # ---- actions ------------------------------------------------------------------------------------
+
+    async def open_event(self, call: Call, actor: str) -> Answer:
+        return await self._control(call, "open", By(actor, None, call.body.note))
+
+    async def pause_event(self, call: Call, actor: str) -> Answer:
+        return await self._control(call, "pause", By(actor, call.body.reason, call.body.note))
+
+    async def resume_event(self, call: Call, actor: str) -> Answer:
+        return await self._control(call, "resume", By(actor, None, call.body.note))
+
+    async def close_event(self, call: Call, actor: str) -> Answer:
+        return await self._control(call, "close", By(actor, call.body.reason, call.body.note), call.body.outcome)
+
+    async def _control(self, call: Call, action: str, by: By, outcome: str | None = None) -> Answer:
+        return _event_answer(await self._backend.control(call.event_id, action, by, outcome))
+
+    async def release(self, call: Call, actor: str) -> Answer:
+        body = call.body
+        result = await self._backend.release(call.event_id, body.count, By(actor, body.reason, body.note))
+        return json_answer(wire.ReleaseAnswer(**result._asdict()))
+
+    async def tell(self, call: Call, actor: str) -> Answer:
+        by = By(actor, None, call.body.note)
+        return _event_answer(await self._backend.tell(call.event_id, call.body.text, by))
+
+    async def snapshot(self, call: Call, actor: str) -> Answer:
+        return json_answer(wire.SnapshotAnswer(dict(await self._backend.snapshot())))
+
+    # ---- reading ------------------------------------------------------------------------------------
+
+    async def stats(self, call: Call, actor: str) -> Answer:
+        return json_answer(wire.StatsAnswer(**(await self._backend.stats(call.event_id))._asdict()))
+
+    async def status(self, call: Call, actor: str) -> Answer:
+        status = self._backend.status()
+        answer = wire.StatusAnswer(
+            status.name,
+            "primary",
+            status.epoch,
+            status.version,
+            status.durable_version,
+            list(status.degraded),
+            status.refuses_joins,
+            dict(status.details),
+        )
+        return json_answer(answer)
+
+    async def records(self, call: Call, actor: str) -> web.StreamResponse | Answer:
+        """Stream the log from `from` to `to`, or to what is durable as the call comes in."""
+        if not self._backend.capabilities.records:
+            raise Refused("not_found", "this backend keeps no records that could be read here")
+        await self._backend.event(call.event_id)
+        durable = self._backend.status().durable_version
+        last = min(durable, call.query.to_lsn or durable)
+        lines = self._lines(call.event_id, call.query.from_lsn, last)
+        async with aclosing(lines):
+            first = await anext(lines, b"")
+            response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: NDJSON, hdrs.CACHE_CONTROL: "no-store"})
+            await response.prepare(call.request)
+            if call.request.method != "HEAD":
+                await _write(response, first)
+                async for block in lines:
+                    await _write(response, block)
+            await response.write_eof()
+        return response
+
+    async def _lines(self, event_id: str, first_lsn: int, last_lsn: int) -> AsyncGenerator[bytes, None]:
+        """Yield blocks of lines; a block is what one read of the log brought."""
+        if first_lsn > last_lsn:
+            return
+        async for batch in self._backend.records(first_lsn):
+            yield b"".join(_line(lsn, record) for lsn, record in batch if lsn <= last_lsn and _is_of(record, event_id))
+            if not batch or batch[-1][0] >= last_lsn:
+                return
+
+
+async def _answer_of(handler: AdminHandler, call: Call, actor: str) -> Answer:
+    answer = await handler(call, actor)
+    assert isinstance(answer, Answer), "what streams cannot be remembered"
+    return answer
+
+
+_IF_MATCH = {"If-Match": "the ETag of the settings to change; 412 when they were changed meanwhile"}
+_ONCE = {"Idempotency-Key": "a repeated call with the same key gets the same answer and happens once"}
+_CREATED = {200: wire.AdminEvent, 201: wire.AdminEvent}
+
+
+def _event(view: EventView) -> wire.AdminEvent:
+    return wire.AdminEvent(**view._asdict())
+
+
+def _event_answer(view: EventView, status: int = 200) -> Answer:
+    return json_answer(_event(view), status).with_headers(("ETag", f'"{view.revision}"'))
+
+
+def _split(body: Mapping[str, object]) -> tuple[dict[str, object], wire.Why]:
+    """Return the settings of a body and its reserved members."""
+    said = {name: body[name] for name in ("reason", "note") if name in body}
+    try:
+        why = msgspec.convert(said, wire.Why)
+    except msgspec.ValidationError as error:
+        raise Refused("bad_request", str(error), field=str(error).rpartition("$.")[2].rstrip("`")) from None
+    return {name: value for name, value in body.items() if name not in said}, why
+
+
+def _check_plain(changes: Mapping[str, object]) -> None:
+    """Refuse what a log or another JSON parser could not keep: deep nesting, and numbers that are not exact."""
+    problem = f"may nest {SETTINGS_DEPTH} deep and hold whole numbers up to 2^53"
+    errors = [(name[:100], problem) for name, value in changes.items() if not _is_plain(value, SETTINGS_DEPTH)]
+    if errors:
+        raise Refused("invalid_settings", "; ".join(f"{name} {problem}" for name, problem in errors), errors=errors)
+
+
+def _is_plain(value: object, depth: int) -> bool:
+    if isinstance(value, dict):
+        return depth > 0 and all(_is_plain(member, depth - 1) for member in value.values())
+    if isinstance(value, list):
+        return depth > 0 and all(_is_plain(item, depth - 1) for item in value)
+    return not isinstance(value, int) or -MAX_MS <= value <= MAX_MS
+
+
+def _fingerprint(call: Call) -> bytes:
+    """Return a digest of what was asked: method, address and body."""
+    head = f"{call.request.method} {call.request.raw_path}\n".encode("utf-8", "surrogateescape")
+    return blake2b(head + msgspec.json.encode(call.body), digest_size=16).digest()
+
+
+def _is_of(record: Record, event_id: str) -> bool:
+    return getattr(record, "event_id", event_id) == event_id
+
+
+def _line(lsn: int, record: Record) -> bytes:
+    return msgspec.json.encode({"lsn": lsn, "kind": kind_of(record), **record._asdict()}) + b"\n"
+
+
+async def _write(response: web.StreamResponse, block: bytes) -> None:
+    """Write a block; a reader that takes none of it for WRITE_TIMEOUT_S is let go."""
+    if block:
+        async with asyncio.timeout(WRITE_TIMEOUT_S):
+            await response.write(block)
