@@ -16,16 +16,16 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 
 from engine.errors import Damaged, StorageFailed
+from snapshots.copying import copy_bytes, crc_of
 from snapshots.scan import Flaw, frame_headers_after, is_zero
 from snapshots.segments import LogPosition
 from snapshots.snapshot import SNAPSHOT_FOLDER, TEMPORARY_SUFFIX, snapshot_name
 from snapshots.storage import Storage
 from snapshots.survey import Findings, Survey, look
-from snapshots.wal import LOG_FOLDER, RESERVED_SUFFIX, SEGMENT_HEADER_BYTES, extend_crc, first_chain
+from snapshots.wal import LOG_FOLDER, RESERVED_SUFFIX, SEGMENT_HEADER_BYTES, first_chain
 
 QUARANTINE_FOLDER = "quarantine"
 LOG_ID_BYTES = 16
-COPY_BYTES = 1 << 20
 
 
 class Decision(Enum):
@@ -143,7 +143,7 @@ WAYS_OUT = (
 def explain_refusal(place: str, survey: Survey, decision: Decision, row: str) -> str:
     """Say why a folder is refused: file, offset, LSN range, and what can be done."""
     if decision is Decision.REFUSE_FOREIGN:
-        return f"{place}: {survey.foreign}. Nothing was changed; use the Stanchion and the folder that belong together."
+        return f"{place}: {survey.foreign}. Nothing was changed."
     if decision is Decision.REFUSE_GAP:
         return f"{place}: {survey.gap}; the records between are missing. {WAYS_OUT.replace(', or accept', '; not')}"
     flaw = survey.flaw
@@ -236,33 +236,17 @@ class _Repair:
     def _copy_aside(self, name: str, offset: int, length: int) -> bool:
         """Copy bytes into the quarantine folder unless they are there; False where there is no space."""
         target = (
-            f"{QUARANTINE_FOLDER}/{name.split('/')[-1]}.at-{offset}-{_crc_of(self.storage, name, offset, length):08x}"
+            f"{QUARANTINE_FOLDER}/{name.split('/')[-1]}.at-{offset}-{crc_of(self.storage, name, offset, length):08x}"
         )
         if target not in self.storage.names(QUARANTINE_FOLDER):
             if not self.storage.reserve(target + TEMPORARY_SUFFIX, length):
                 self._alarm(f"no space to keep a copy of {name}; it was left where it is")
                 return False
-            copy_bytes(self.storage, name, offset, length, target + TEMPORARY_SUFFIX)
+            copy_bytes(self.storage, name, offset, length, self.storage, target + TEMPORARY_SUFFIX)
             self.storage.rename(target + TEMPORARY_SUFFIX, target)
         self.storage.sync_directory(QUARANTINE_FOLDER)
         self.quarantined.append(target)
         return True
-
-
-def copy_bytes(storage: Storage, name: str, offset: int, length: int, target: str) -> None:
-    """Copy a part of a file over the reserved file `target` and flush it."""
-    file = storage.open_file(target)
-    for at in range(0, length, COPY_BYTES):
-        file.write(at, storage.read(name, offset + at, min(COPY_BYTES, length - at)))
-    file.fsync()
-    file.close()
-
-
-def _crc_of(storage: Storage, name: str, offset: int, length: int) -> int:
-    crc = 0
-    for at in range(0, length, COPY_BYTES):
-        crc = extend_crc(crc, storage.read(name, offset + at, min(COPY_BYTES, length - at)))
-    return crc
 
 
 def _length_without_zeros(storage: Storage, name: str, offset: int) -> int:

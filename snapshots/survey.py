@@ -32,6 +32,9 @@ from snapshots.wal import (
 )
 
 Progress = Callable[[int, int], None]
+INCOMPLETE_NAME = f"{LOG_FOLDER}/incomplete"
+"""Marks a folder into which a backup or a restore is being copied."""
+
 NOWHERE = LogPosition(0, 0, 0, 0)
 
 
@@ -120,9 +123,13 @@ class Survey:
         )
 
 
-def look(storage: Storage, progress: Progress = no_progress) -> Survey:
+def look(storage: Storage, progress: Progress = no_progress, *, ignore_incomplete: bool = False) -> Survey:
     """Read the whole folder and say what is there; changes nothing. Raises StorageFailed, and Damaged for odd names."""
     survey = Survey(segments=segment_names(storage))
+    if not ignore_incomplete and INCOMPLETE_NAME in storage.names(LOG_FOLDER):
+        survey.foreign = "a copy into this folder was not finished; empty it and copy again"
+        survey.flaw = Flaw(INCOMPLETE_NAME, 0, 0, survey.foreign)
+        return survey
     _choose_snapshot(storage, survey)
     if survey.segments and not survey.foreign:
         _read_log(storage, survey, progress)
