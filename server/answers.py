@@ -123,7 +123,7 @@ def problem_answer(refused: Refused) -> Answer:
         refused.detail,
         refused.reason,
         refused.field,
-        [FieldProblem(field, problem) for field, problem in refused.errors],
+        tuple(FieldProblem(field, problem) for field, problem in refused.errors),
     )
     answer = Answer(refused.status, _encode(body), PROBLEM)
     if refused.retry_after_s is not None:
