@@ -23,7 +23,7 @@ from engine.backend import Backend
 from engine.errors import Refused
 from engine.records import Record, kind_of
 from engine.room import By
-from engine.settings import MAX_MS
+from engine.settings import MAX_MS, settings_from
 from engine.views import EventView
 from server import admin_wire as wire
 from server.answers import Answer, json_answer, no_content
@@ -142,7 +142,7 @@ class AdminApi:
             listener=Listener.ADMIN,
             problems=problems,
             tag="admin",
-            operation=handler.__name__,
+            operation="" if "content_type" in more else handler.__name__,
             **more,
         )
 
@@ -261,7 +261,7 @@ class AdminApi:
         lines = self._lines(call.event_id, call.query.from_lsn, last)
         async with aclosing(lines):
             first = await anext(lines, b"")
-            response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: NDJSON, hdrs.CACHE_CONTROL: "no-store"})
+            response = web.StreamResponse(headers=_STREAM)
             await response.prepare(call.request)
             if call.request.method != "HEAD":
                 await _write(response, first)
@@ -286,6 +286,12 @@ async def _answer_of(handler: AdminHandler, call: Call, actor: str) -> Answer:
     return answer
 
 
+_STREAM = {
+    hdrs.CONTENT_TYPE: NDJSON,
+    hdrs.CACHE_CONTROL: "no-store",
+    "X-Content-Type-Options": "nosniff",
+    hdrs.SERVER: "Stanchion",
+}
 _IF_MATCH = {"If-Match": "the ETag of the settings to change; 412 when they were changed meanwhile"}
 _ONCE = {"Idempotency-Key": "a repeated call with the same key gets the same answer and happens once"}
 _CREATED = {200: wire.AdminEvent, 201: wire.AdminEvent}
@@ -312,9 +318,15 @@ def _split(body: Mapping[str, object]) -> tuple[dict[str, object], wire.Why]:
 def _check_plain(changes: Mapping[str, object]) -> None:
     """Refuse what a log or another JSON parser could not keep: deep nesting, and numbers that are not exact."""
     problem = f"may nest {SETTINGS_DEPTH} deep and hold whole numbers up to 2^53"
-    errors = [(name[:100], problem) for name, value in changes.items() if not _is_plain(value, SETTINGS_DEPTH)]
-    if errors:
-        raise Refused("invalid_settings", "; ".join(f"{name} {problem}" for name, problem in errors), errors=errors)
+    plain = {name: value for name, value in changes.items() if _is_plain(value, SETTINGS_DEPTH)}
+    if len(plain) == len(changes):
+        return
+    errors = [(name[:100], problem) for name in changes if name not in plain]
+    try:
+        settings_from(plain)
+    except Refused as refused:
+        errors += refused.errors
+    raise Refused("invalid_settings", "; ".join(f"{name} {problem}" for name, problem in errors), errors=errors)
 
 
 def _is_plain(value: object, depth: int) -> bool:

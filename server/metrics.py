@@ -6,11 +6,12 @@ operations of the route table, so their number is bounded by the server and not 
 """
 
 import asyncio
+import re
 import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
@@ -32,6 +33,7 @@ CACHE_S = 1.0
 EVENTS_A_SLICE = 50
 LAG_EVERY_S = 0.25
 LAG_WINDOW = 240
+_UNNAMEABLE = re.compile(r"[^a-zA-Z0-9_]")
 
 
 class HubStats(Protocol):
@@ -61,13 +63,14 @@ class Histogram:
         return [(bound, float(count)) for bound, count in zip(bounds, accumulate(self.counts), strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Scrape(Collector):
     """What one scrape saw; turned into text in another thread."""
 
     events: Sequence[tuple[EventView, Stats]]
     latencies: Sequence[tuple[str, str, Histogram]]
     status: BackendStatus
+    numbers: Mapping[str, float]
     hub: Mapping[str, float]
     lag: Histogram
     lag_highest_s: float
@@ -76,7 +79,7 @@ class _Scrape(Collector):
         yield from self._rooms()
         yield self._latency()
         yield from self._process()
-        yield from _named(LOG, {**_numbers(self.status.details), **_versions(self.status)}, "stanchion_")
+        yield from _named(LOG, self.numbers, "stanchion_")
         yield from _named(HUB, self.hub, "stanchion_push_")
 
     def _rooms(self) -> Iterator[Metric]:
@@ -140,6 +143,7 @@ class Metrics:
         self._lags: deque[float] = deque([0.0], LAG_WINDOW)
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
+        self._snapshot_seen: tuple[float, float] | None = None
         self._text = b""
         self._text_at_s = float("-inf")
         self._scraping = asyncio.Lock()
@@ -204,7 +208,19 @@ class Metrics:
         for name in [name for name in self._cells if name[0] not in known]:
             del self._cells[name]
         latencies = [(event_id, operation, cell) for (event_id, operation), cell in self._cells.items()]
-        return _Scrape(events, latencies, self._backend.status(), self._hub.stats(), self._lag, max(self._lags))
+        status = self._backend.status()
+        numbers = {**_numbers(status.details), "last_lsn": status.version, "durable_lsn": status.durable_version}
+        self._add_age(numbers)
+        return _Scrape(events, latencies, status, numbers, self._hub.stats(), self._lag, max(self._lags))
+
+    def _add_age(self, numbers: dict[str, float]) -> None:
+        """Add the snapshot's age, counted from the scrape that first saw it, where the backend gives none."""
+        lsn = numbers.get("snapshot_last_lsn")
+        if lsn is None or "snapshot_age_seconds" in numbers:
+            return
+        if self._snapshot_seen is None or self._snapshot_seen[0] != lsn:
+            self._snapshot_seen = lsn, self._clock()
+        numbers["snapshot_age_seconds"] = self._clock() - self._snapshot_seen[1]
 
 
 def _render(scrape: _Scrape, process: CollectorRegistry) -> bytes:
@@ -213,16 +229,10 @@ def _render(scrape: _Scrape, process: CollectorRegistry) -> bytes:
     return generate_latest(registry) + generate_latest(process)
 
 
-def _versions(status: BackendStatus) -> dict[str, float]:
-    return {"last_lsn": status.version, "durable_lsn": status.durable_version}
-
-
 def _numbers(details: Mapping[str, object], prefix: str = "") -> dict[str, float]:
     """Return the numbers among details by name, those of a part under the part's name."""
     numbers: dict[str, float] = {}
     for name, value in details.items():
-        if is_dataclass(value) and not isinstance(value, type):
-            value = asdict(value)
         if isinstance(value, Mapping):
             numbers |= _numbers(value, f"{prefix}{name}_")
         elif isinstance(value, int | float):
@@ -233,7 +243,7 @@ def _numbers(details: Mapping[str, object], prefix: str = "") -> dict[str, float
 def _named(names: Mapping[str, Named], numbers: Mapping[str, float], prefix: str) -> Iterable[Metric]:
     """Yield a series for every number; those without an entry in the table go out as plain gauges."""
     for name, value in numbers.items():
-        known = names.get(name) or Named(prefix + name, "As named", is_sum=False)
+        known = names.get(name) or Named(prefix + _UNNAMEABLE.sub("_", name), "As named", is_sum=False)
         if known.is_sum:
             yield CounterMetricFamily(known.series, known.about, value=value)
         else:

@@ -1,0 +1,116 @@
+"""A whole server on a free port of this loop: real sockets, a real journal in a folder, times that tests may set."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from engine.backends.memory import MemoryBackend
+from engine.tokens import QueueTokens
+from server.admin import AdminApi
+from server.api import VisitorApi
+from server.app import App
+from server.health import Health
+from server.keys import Gate, Keys, load_or_create
+from server.main import MemoryJournal, monotonic_ms, wall_ms
+from server.metrics import Metrics
+from server.openapi import document_routes
+from server.places import PlaceDesk
+from server.push import Hub
+from server.routes import Route
+from server.updates import Updates
+from snapshots.journal import JournalOptions
+from snapshots.storage import DiskStorage
+
+ORIGIN = "https://shop.example"
+
+
+@dataclass(slots=True)
+class Running:
+    """The parts of a running server, and an HTTP client for it."""
+
+    backend: MemoryBackend
+    keys: Keys
+    hub: Hub
+    health: Health
+    metrics: Metrics
+    routes: list[Route]
+    port: int
+    client: aiohttp.ClientSession
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def admin(self) -> dict[str, str]:
+        """Return the head of an operator's request."""
+        return {"Authorization": f"Bearer {self.keys.admin}"}
+
+    @property
+    def tokens(self) -> QueueTokens:
+        return QueueTokens(self.keys.queue_secrets, self.keys.queue_signing)
+
+    async def call(
+        self, method: str, path: str, body: object = None, **headers: str
+    ) -> tuple[int, dict[str, object], "aiohttp.typedefs.LooseHeaders"]:
+        """Return (status, JSON, headers) of an operator's call; `_` in header names stands for `-`."""
+        head = self.admin | {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.client.request(method, self.url + path, json=body, headers=head) as response:
+            return response.status, await response.json(content_type=None) or {}, response.headers
+
+    async def open_event(self, event_id: str = "e1", **settings: object) -> None:
+        """Make an event and open it."""
+        status, _, _ = await self.call("PUT", f"/v1/admin/events/{event_id}", settings)
+        assert status == 201
+        status, _, _ = await self.call("POST", f"/v1/admin/events/{event_id}/open", {})
+        assert status == 200
+
+    async def join(self, user_id: str, event_id: str = "e1") -> dict[str, object]:
+        """Join and return the place."""
+        address, body = f"{self.url}/v1/events/{event_id}/join", {"user_id": user_id}
+        async with self.client.post(address, json=body, headers={"Idempotency-Key": f"key-{user_id}"}) as response:
+            assert response.status == 201
+            place: dict[str, object] = await response.json()
+            return place
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, *, body_timeout_s: float = 10.0, first_message_s: float = 5.0
+) -> AsyncIterator[Running]:
+    """Run a server until the block ends."""
+    keys, _ = load_or_create(folder)
+    journal = MemoryJournal.open(DiskStorage(folder), JournalOptions(segment_mib=1))
+    assert isinstance(journal, MemoryJournal)
+    backend = MemoryBackend(journal, monotonic_ms, wall_ms)
+    await backend.start()
+    hub = Hub(backend)
+    gate = Gate(keys, time.monotonic)
+    desk = PlaceDesk(backend, QueueTokens(keys.queue_secrets, keys.queue_signing), wall_ms)
+    updates = Updates(backend, desk, hub, frozenset((ORIGIN,)), time.monotonic, first_message_s)
+    health, metrics = Health(backend), Metrics(backend, hub)
+    routes = [
+        *VisitorApi(backend, desk, gate, updates).routes(),
+        *AdminApi(backend, gate, time.monotonic).routes(),
+        *health.routes(),
+        *metrics.routes(),
+    ]
+    routes += document_routes(routes, title_version="Stanchion 0.1.0")
+    app = App(routes, observe=metrics.observe, allowed_origins=frozenset((ORIGIN,)), body_timeout_s=body_timeout_s)
+    http = app.server()
+    listening = await asyncio.get_running_loop().create_server(http, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    pushing = asyncio.create_task(hub.run())
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as client:
+        yield Running(backend, keys, hub, health, metrics, routes, port, client)
+    listening.close()
+    await hub.close()
+    await http.shutdown(1.0)
+    pushing.cancel()
+    await asyncio.wait([pushing])
+    await backend.close()
