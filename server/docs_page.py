@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 
 Json: TypeAlias = Mapping[str, Any]
 _STYLE = re.compile(rb"<style>(.*?)</style>", re.DOTALL)
+FIELDS_SHOWN = 8
+EXACT = 2**53 - 1  # as a bound it only says that JSON holds the number exactly
 _HEADINGS = {
     "visitor": "Visitors",
     "site": "The protected site",
@@ -23,7 +25,11 @@ _HEADINGS = {
     "pages": "Pages",
     "documents": "This contract",
 }
-_AUTH = {"queue_token": "queue token", "site_key": "site key", "admin_key": "admin key"}
+_AUTH = {
+    "queue_token": "Needs a <b>queue token</b>.",
+    "site_key": "Needs a <b>site key</b>.",
+    "admin_key": "Needs an <b>admin key</b>.",
+}
 
 
 def content_security_policy(html: bytes) -> str:
@@ -36,14 +42,14 @@ def content_security_policy(html: bytes) -> str:
 def render_page(document: Json) -> bytes:
     """Return the page of a document."""
     template = Template(resources.files("server").joinpath("pages/docs.html").read_text("utf-8"))
-    groups = _by_tag(document)
+    groups, schemas = _by_tag(document), document["components"]["schemas"]
     page = template.substitute(
         title=escape(document["info"]["title"]),
         version=escape(document["info"]["version"]),
         about=_inline(document["info"]["description"]),
         navigation="".join(_navigation(tag, operations) for tag, operations in groups.items()),
-        operations="".join(_section(tag, operations) for tag, operations in groups.items()),
-        schemas="".join(_schema(name, schema) for name, schema in document["components"]["schemas"].items()),
+        operations="".join(_section(tag, operations, schemas) for tag, operations in groups.items()),
+        schemas="".join(_schema(name, schema) for name, schema in schemas.items()),
     )
     return page.encode()
 
@@ -85,17 +91,17 @@ def _path(path: str) -> str:
     return escape(short if short != "…" else "…/{event_id}").replace("/", "<wbr>/")
 
 
-def _section(tag: str, operations: Iterable[_Operation]) -> str:
-    articles = "".join("".join(_article(operation)) for operation in operations)
+def _section(tag: str, operations: Iterable[_Operation], schemas: Json) -> str:
+    articles = "".join("".join(_article(operation, schemas)) for operation in operations)
     return f'<section><h2 id="tag-{escape(tag)}">{_heading(tag)}</h2>{articles}</section>'
 
 
-def _article(op: _Operation) -> Iterator[str]:
+def _article(op: _Operation, schemas: Json) -> Iterator[str]:
     facts, name = op.facts, escape(op.name)
     path = escape(op.path).replace("/", "<wbr>/")
     yield f'<article id="{name}"><h3><a href="#{name}">{escape(facts["summary"])}</a></h3>'
     yield f'<p class="call"><b class="{op.method.lower()}">{op.method}</b> <code>{path}</code></p>'
-    auth = f"Needs a <b>{escape(_AUTH.get(op.auth, op.auth))}</b>." if op.auth else "Open to everybody."
+    auth = _AUTH[op.auth] if op.auth else "Open to everybody."
     place = " On the admin listener where there is one." if facts["x-listener"] == "admin" else ""
     yield f'<p class="auth">{auth}{place}</p>'
     yield from (f"<p>{_inline(text)}</p>" for text in facts.get("description", "").split("\n\n") if text)
@@ -104,9 +110,21 @@ def _article(op: _Operation) -> Iterator[str]:
         yield _table("Parameters", (_parameter_row(one) for one in parameters))
     body = facts.get("requestBody")
     if body:
-        yield f"<h4>Body</h4><p>{_type(body['content']['application/json']['schema'])}</p>"
+        yield _body(body["content"]["application/json"]["schema"], schemas)
     yield _answers(facts["responses"])
     yield f"<h4>Example</h4><pre><code>{escape(_curl(op))}</code></pre></article>"
+
+
+def _body(reference: Json, schemas: Json) -> str:
+    """Return the fields of a body, folded where they are many."""
+    schema = schemas[reference["$ref"].rpartition("/")[2]]
+    fields = _fields(schema)
+    table = f"<table>{''.join(fields)}</table>"
+    if not fields:
+        table = "<p>An empty object, or nothing.</p>"
+    elif len(fields) > FIELDS_SHOWN:
+        table = f"<details><summary>{len(fields)} members</summary>{table}</details>"
+    return f"<h4>Body</h4><p>{_inline(schema.get('description', ''))}</p>{table}"
 
 
 def _parameter_row(parameter: Json) -> str:
@@ -144,12 +162,16 @@ def _answers(responses: Json) -> str:
 
 def _schema(name: str, schema: Json) -> str:
     about = f"<p>{_inline(schema['description'])}</p>" if schema.get("description") else ""
+    table = f"<table>{''.join(_fields(schema))}</table>"
+    return f'<article id="schema-{escape(name)}"><h3>{escape(name)}</h3>{about}{table}</article>'
+
+
+def _fields(schema: Json) -> list[str]:
     required = schema.get("required", ())
-    rows = [
+    return [
         _row(field, _type(kind), kind.get("description") or _inner_description(kind), field in required)
         for field, kind in schema.get("properties", {}).items()
     ]
-    return f'<article id="schema-{escape(name)}"><h3>{escape(name)}</h3>{about}<table>{"".join(rows)}</table></article>'
 
 
 def _inner_description(schema: Json) -> str:
@@ -177,6 +199,7 @@ def _type(schema: Json) -> str:
 def _bounds(schema: Json) -> str:
     if "minimum" in schema or "maximum" in schema:
         low, high = schema.get("minimum"), schema.get("maximum")
+        high = None if high == EXACT else high
         return f" {low:,}–{high:,}" if None not in (low, high) else f" ≥ {low:,}" if high is None else f" ≤ {high:,}"
     if "maxLength" in schema:
         return f", {schema.get('minLength', 0)}–{schema['maxLength']:,} characters"
@@ -200,16 +223,17 @@ def _inline(text: str) -> str:
 
 
 def _curl(op: _Operation) -> str:
-    path = op.path.replace("{event_id}", "e1")
-    parts = ["curl"] if op.method == "GET" else [f"curl -X {op.method}"]
+    method = "" if op.method == "GET" else f" -X {op.method}"
+    parts = [f"curl{method} https://queue.example{op.path.replace('{event_id}', 'e1')}"]
     if op.auth:
         parts.append(f'-H "Authorization: Bearer ${op.auth.upper()}"')
     if "Idempotency-Key" in {one["name"] for one in op.facts["parameters"]}:
         parts.append('-H "Idempotency-Key: $(uuidgen)"')
-    example = _EXAMPLES.get(op.name)
+    if "text/event-stream" in op.facts["responses"].get("200", {}).get("content", {}):
+        parts.append("-N -H 'Accept: text/event-stream'")
     if "requestBody" in op.facts:
-        parts.append(f"-H 'Content-Type: application/json' -d '{example or '{}'}'")
-    return " \\\n  ".join([*parts, f"https://queue.example{path}"])
+        parts.append(f"-H 'Content-Type: application/json' -d '{_EXAMPLES.get(op.name, '{}')}'")
+    return " \\\n  ".join(parts)
 
 
 _EXAMPLES = {
