@@ -111,7 +111,9 @@ class Config(BaseSettings):
     keep_snapshots: int = Field(3, ge=3, le=100, description="Verified snapshots to keep.")
     push_interval_ms: int = Field(500, ge=50, le=60_000, description="Least time between two sweeps of positions.")
     drain_timeout_s: int = Field(20, ge=0, le=600, description="Seconds running requests get to finish at the end.")
-    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal.")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="auto is console on a terminal, else json."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_user_ids: bool = Field(False, description="Let user ids appear in the log.")
 
@@ -199,10 +201,20 @@ def _problems(error: ValidationError, sources: Mapping[str, str]) -> Iterator[st
     for problem in error.errors(include_url=False, include_input=False):
         name = str(problem["loc"][0])
         if problem["type"] == "extra_forbidden":
-            yield f"{name}: is not a setting (from {sources[name]})"
+            yield f"{name}: is not a setting (from {_origin_of(name, sources)})"
         else:
             text = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-            yield f"{name}: {text[:1].lower()}{text[1:]} (from {sources[name]})"
+            yield f"{name}: {text[:1].lower()}{text[1:]} (from {_origin_of(name, sources)})"
+
+
+def _origin_of(name: str, sources: Mapping[str, str]) -> str:
+    match sources[name]:
+        case "flag":
+            return "--" + name.replace("_", "-")
+        case "environment":
+            return ENV_PREFIX + name.upper()
+        case source:
+            return source
 
 
 def _conflicts(config: Config) -> Iterator[tuple[str, str]]:

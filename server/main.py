@@ -103,7 +103,13 @@ def serve(config: Config, *, accept_loss: bool = False) -> int:
     """Run a daemon until it is told to stop; returns the exit code. Raises StanchionError for a start that fails."""
     logs.configure(config)
     _raise_file_limit()
-    return uvloop.run(run(config, accept_loss=accept_loss))
+    try:
+        return uvloop.run(run(config, accept_loss=accept_loss))
+    except StanchionError:
+        raise
+    except Exception:
+        log.critical("unexpected_error", exc_info=True, exit_code=StanchionError.exit_code)
+        return StanchionError.exit_code
 
 
 async def run(config: Config, *, accept_loss: bool = False) -> int:
