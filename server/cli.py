@@ -60,16 +60,14 @@ def _flags() -> list[inspect.Parameter]:
             annotation: Any = Annotated[bool | None, typer.Option(option, help=field.description)]
         else:
             shown = f" Default: {default}" if default not in (None, ()) else ""
-            info = typer.Option(option, metavar=_metavar(field.annotation), help=f"{field.description}{shown}")
+            is_number = int in (field.annotation, *get_args(field.annotation))
+            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+            listed = f" One of {', '.join(choices)}." if choices else ""
+            about = f"{field.description}{listed}{shown}"
+            info = typer.Option(option, metavar="N" if is_number else "TEXT", help=about)
             annotation = Annotated[str | None, info]
         flags.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     return flags
-
-
-def _metavar(annotation: object) -> str:
-    if get_origin(annotation) is Literal:
-        return "|".join(get_args(annotation))
-    return "N" if int in (annotation, *get_args(annotation)) else "TEXT"
 
 
 def _with_flags(command: Callable[..., int]) -> Callable[..., int]:

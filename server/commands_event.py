@@ -16,7 +16,6 @@ from engine.settings import KNOBS, Knob, Settings
 from server.admin_client import AdminClient, event_path, read_key
 from server.terminal import notes, print_json, print_table
 
-
 EventId: TypeAlias = Annotated[str, typer.Argument(metavar="ID", help="The event's id.")]
 Pairs: TypeAlias = Annotated[
     list[str], typer.Argument(metavar="SETTING=VALUE…", help="Settings, as in batch_size=200.")

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ from server.config import Config
 from server.health import Health
 from server.keys import FOLDER, Gate, Keys, load_or_create
 from server.metrics import Metrics
+from server.openapi import document_routes
 from server.places import PlaceDesk
 from server.push import Hub
 from server.routes import Listener, Route
@@ -158,6 +160,7 @@ class Daemon:
             *self._health.routes(),
             *self._metrics.routes(),
         ]
+        routes += document_routes(routes, title_version=f"Stanchion {version('stanchion')}")
         split = [listener_routes(routes, listener) for listener in (Listener.PUBLIC, Listener.ADMIN)]
         tables = split if config.is_public else [routes]
         self._apps = [App(table, observe=self._metrics.observe, allowed_origins=origins) for table in tables]

@@ -1,0 +1,205 @@
+"""Clockwork: due batches, opening and closing times, snapshots; with clocks that are set, not waited for."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from engine.errors import Refused, StorageFailed
+from engine.room import By, Room
+from engine.venue import Venue
+from engine.views import EventView
+from server.clockwork import Schedule, Snapshots, release_due
+
+
+class Backend:
+    """A venue without a journal, as far as the clockwork asks."""
+
+    def __init__(self) -> None:
+        self.venue = Venue()
+        self.version = 0
+        self.snapshots = 0
+        self.refuse: Exception | None = None
+        self.ticks = 0
+
+    def make(self, event_id: str, **settings: object) -> Room:
+        self.venue.configure(event_id, settings, By("admin"), 0, replace=True)
+        return self.venue.room(event_id)
+
+    async def event(self, event_id: str) -> EventView:
+        return self.venue.room(event_id).view()
+
+    async def control(self, event_id: str, action: str, by: By, outcome: str | None = None) -> EventView:
+        if self.refuse is not None:
+            raise self.refuse
+        room = self.venue.room(event_id)
+        room.control(action, by, 0, outcome)
+        return room.view()
+
+    async def tick(self) -> int:
+        self.ticks += 1
+        if self.ticks == 1:
+            raise Refused("overloaded", "too much")
+        if self.ticks > 3:
+            raise asyncio.CancelledError
+        return 0
+
+    def status(self) -> Any:
+        return self
+
+    async def snapshot(self) -> Mapping[str, object]:
+        if self.refuse is not None:
+            raise self.refuse
+        self.snapshots += 1
+        return {}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def backend() -> Any:
+    return Backend()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+# ---- batches ------------------------------------------------------------------------------------------
+
+
+async def test_a_refused_batch_is_tried_again(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.clockwork.RETRY_S", 0)
+    with pytest.raises(asyncio.CancelledError):
+        await release_due(backend)
+    assert backend.ticks == 4
+
+
+# ---- opening and closing times ------------------------------------------------------------------------
+
+
+async def test_a_draft_opens_when_its_time_has_come_and_not_before(backend: Any, clock: Clock) -> None:
+    room = backend.make("sale", opens_at_ms=2_000)
+    schedule = Schedule(backend, clock)
+    schedule.note(room.view())
+    await schedule.act()
+    assert room.state == "draft"
+    clock.now = 2_000
+    await schedule.act()
+    assert room.state == "open"
+
+
+async def test_an_open_or_paused_event_closes_at_its_time_with_a_reason(backend: Any, clock: Clock) -> None:
+    schedule = Schedule(backend, clock)
+    for event_id, actions in (("a", ["open"]), ("b", ["open", "pause"]), ("c", [])):
+        room = backend.make(event_id, closes_at_ms=2_000)
+        for action in actions:
+            room.control(action, By("admin", "why"), 0)
+        schedule.note(room.view())
+    clock.now = 2_001
+    await schedule.act()
+    assert [(room.state, room.reason) for room in backend.venue.rooms.values()] == [("closed", "closing time")] * 3
+
+
+async def test_an_event_whose_both_times_have_passed_is_closed_and_never_opened(backend: Any, clock: Clock) -> None:
+    room = backend.make("sale", opens_at_ms=500, closes_at_ms=900)
+    schedule = Schedule(backend, clock)
+    schedule.note(room.view())
+    await schedule.act()
+    assert room.state == "closed" and not room._opened
+
+
+async def test_an_event_reopened_after_its_closing_time_stays_open(backend: Any, clock: Clock) -> None:
+    room = backend.make("sale", closes_at_ms=900)
+    room.control("open", By("admin"), 0)
+    schedule = Schedule(backend, clock)
+    schedule.note(room.view())
+    await schedule.act()
+    assert room.state == "closed"
+    schedule.note(room.view())
+    room.control("open", By("admin"), 0)
+    schedule.note(room.view())
+    await schedule.act()
+    assert room.state == "open"
+
+
+async def test_a_new_closing_time_counts_again_after_reopening(backend: Any, clock: Clock) -> None:
+    room = backend.make("sale", closes_at_ms=900)
+    schedule = Schedule(backend, clock)
+    room.control("close", By("admin", "why"), 0)
+    schedule.note(room.view())
+    room.control("open", By("admin"), 0)
+    room.configure({"closes_at_ms": 3_000}, By("admin"), 0)
+    schedule.note(room.view())
+    clock.now = 3_000
+    await schedule.act()
+    assert room.state == "closed"
+
+
+async def test_moving_the_opening_moves_what_is_due(backend: Any, clock: Clock) -> None:
+    room = backend.make("sale", opens_at_ms=2_000)
+    schedule = Schedule(backend, clock)
+    schedule.note(room.view())
+    room.configure({"opens_at_ms": 5_000}, By("admin", "later"), 0)
+    schedule.note(room.view())
+    clock.now = 2_500
+    await schedule.act()
+    assert room.state == "draft"
+
+
+async def test_what_the_log_cannot_take_now_is_tried_again(backend: Any, clock: Clock) -> None:
+    room = backend.make("sale", opens_at_ms=500)
+    schedule = Schedule(backend, clock)
+    schedule.note(room.view())
+    backend.refuse = Refused("storage_full", "no space")
+    await schedule.act()
+    assert room.state == "draft"
+    backend.refuse = None
+    await schedule.act()
+    assert room.state == "open"
+
+
+# ---- snapshots ----------------------------------------------------------------------------------------
+
+
+async def test_a_snapshot_is_due_after_the_interval_when_something_was_added(backend: Any, clock: Clock) -> None:
+    snapshots = Snapshots(backend, clock, interval_s=300, every_records=1_000)
+    clock.now += 301
+    assert not snapshots.is_due()
+    backend.version = 1
+    assert snapshots.is_due()
+    await snapshots.write()
+    assert (backend.snapshots, snapshots.is_due()) == (1, False)
+
+
+async def test_very_many_records_do_not_wait_for_the_interval(backend: Any, clock: Clock) -> None:
+    snapshots = Snapshots(backend, clock, interval_s=300, every_records=1_000)
+    backend.version = 999
+    assert not snapshots.is_due()
+    backend.version = 1_000
+    assert snapshots.is_due()
+
+
+async def test_a_failed_snapshot_is_an_alarm_and_is_tried_again_after_the_interval(backend: Any, clock: Clock) -> None:
+    snapshots = Snapshots(backend, clock, interval_s=300, every_records=1_000)
+    backend.version, backend.refuse = 5_000, StorageFailed("no space")
+    await snapshots.write()
+    assert snapshots.alarm is not None and not snapshots.is_due()
+    clock.now += 300
+    backend.refuse = None
+    assert snapshots.is_due()
+    await snapshots.write()
+    assert (backend.snapshots, snapshots.alarm) == (1, None)
+
+
+async def test_nothing_is_written_where_nothing_was_added(backend: Any, clock: Clock) -> None:
+    await Snapshots(backend, clock, interval_s=1, every_records=1_000).write()
+    assert backend.snapshots == 0
