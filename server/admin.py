@@ -196,7 +196,7 @@ class AdminApi:
             match = _ETAG.fullmatch(condition.strip())
             if match is None:
                 detail = "If-Match takes one ETag as it was answered, or *"
-                raise Refused("bad_request", detail, field=hdrs.IF_MATCH)
+                raise Refused("bad_request", detail, field="If-Match")
             return int(match.group(1))
         try:
             return (await self._backend.event(call.event_id)).revision

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+from multidict import CIMultiDictProxy
 
 from engine.backends.memory import MemoryBackend
 from engine.tokens import QueueTokens
@@ -57,7 +58,7 @@ class Running:
 
     async def call(
         self, method: str, path: str, body: object = None, **headers: str
-    ) -> tuple[int, dict[str, object], "aiohttp.typedefs.LooseHeaders"]:
+    ) -> tuple[int, dict[str, object], CIMultiDictProxy[str]]:
         """Return (status, JSON, headers) of an operator's call; `_` in header names stands for `-`."""
         head = self.admin | {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.client.request(method, self.url + path, json=body, headers=head) as response:
