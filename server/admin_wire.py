@@ -5,7 +5,6 @@ written; the types here are generated from them for the OpenAPI document. The en
 that one 422 names everything that is wrong at once.
 """
 
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -151,7 +150,7 @@ class AdminEvent(Struct):
     released: Count
     serving_number: Count
     rate_per_minute: float
-    settings: Annotated[Mapping[str, Any], Meta(extra_json_schema={"$ref": "#/components/schemas/Settings"})]
+    settings: SettingsView  # type: ignore[valid-type]
     version: Count
     revision: Count
 
