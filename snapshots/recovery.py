@@ -191,16 +191,18 @@ class _Repair:
         )
 
     def accept_loss(self, flaw: Flaw) -> None:
-        """Cut the log at the flaw: the later segments go aside, last first, then the rest of the flawed one."""
+        """Cut the log at the flaw: the later segments go aside, last first, then the rest of the flawed one.
+
+        The removals become durable with the folder's next flush, when the new segment is named; a crash before
+        that leaves a folder that is refused again, or accepted again with the same result.
+        """
         behind = [name for name in self.survey.segments if name > flaw.name]
         for name in reversed(behind):
             self._must_copy_aside(name, 0, self.storage.size_bytes(name))
             self.storage.unlink(name)
-            self.storage.sync_directory(LOG_FOLDER)
         if flaw.offset < SEGMENT_HEADER_BYTES:
             self._must_copy_aside(flaw.name, 0, self.storage.size_bytes(flaw.name))
             self.storage.unlink(flaw.name)
-            self.storage.sync_directory(LOG_FOLDER)
         elif flaw.name in self.survey.segments:
             length = _length_without_zeros(self.storage, flaw.name, flaw.offset)
             self._must_copy_aside(flaw.name, flaw.offset, length)

@@ -4,6 +4,7 @@ The script is written against classes that are handed in, so that the same life 
 the package. Each visitor's `user_id` names its LSN and its generation, so an invented, moved or stale record shows.
 """
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +68,8 @@ class Life:
     async def snapshot(self) -> None:
         lsn = self.journal.durable_lsn
         rows = self.history[:lsn]
-        await self.journal.snapshot(lsn, 1_000, [rows[at : at + 40] for at in range(0, lsn, 40)])
+        info = await self.journal.snapshot(lsn, 1_000, [rows[at : at + 40] for at in range(0, lsn, 40)])
+        assert info.name in self.storage.names("snapshots")
 
     async def close(self) -> None:
         await self.journal.close()
@@ -75,8 +77,10 @@ class Life:
     async def die_before(self, action: str, count: int) -> None:
         """Append, and be killed just before the commit thread's next such call; the machine runs on."""
         self.storage.faults.die_before = action
-        self.append(count)
-        await self.journal.failed
+        waiter = self.journal.when_durable(self.append(count))
+        await asyncio.wait([waiter, self.journal.failed], return_when=asyncio.FIRST_COMPLETED)
+        if waiter.done() and waiter.exception() is None:
+            self.promise()
         self.kill()
 
     def kill(self) -> None:
@@ -103,7 +107,7 @@ def state_of(journal: Any) -> list[str]:
 async def lead_a_life(life: Life) -> Life:
     """Appends, cuts, snapshots, prunes, orderly and sudden ends; about 200 storage operations."""
     await life.open()
-    await life.commit(1, 3, 14)
+    await life.commit(1, 3, 14, 110, 120)
     await life.snapshot()
     await life.commit(30, 2)
     await life.die_before("fdatasync", 6)
@@ -119,7 +123,7 @@ async def lead_a_life(life: Life) -> Life:
     await life.snapshot()
     await life.die_before("write", 2)
     await life.open()
-    await life.commit(1)
+    await life.commit(1, 3)
     await life.close()
     return life
 
@@ -140,4 +144,3 @@ def check_promise(journal: Any, promise: Any, ever: dict[int, set[str]]) -> None
         assert user_id in ever[lsn], "a record was invented"
     assert journal.epoch > promise.epoch, "an epoch is used twice"
     assert not journal.found.alarms, f"a crash raises an alarm: {journal.found.alarms}"
-
