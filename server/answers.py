@@ -5,6 +5,7 @@ open; that is all an Answer is. Head and body leave in one write, which costs ab
 `web.Response`. Handlers that stream return aiohttp's own responses.
 """
 
+import asyncio
 import time
 from collections.abc import Sequence
 from email.utils import formatdate
@@ -19,6 +20,8 @@ JSON = b"application/json"
 PROBLEM = b"application/problem+json"
 HTML = b"text/html; charset=utf-8"
 TEXT = b"text/plain; charset=utf-8"
+
+READ_TIMEOUT_S = 30.0
 
 _REASONS = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus}
 _EVERYWHERE = b"X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n"
@@ -53,6 +56,8 @@ class Answer:
             raise ConnectionResetError("the client is gone")
         self.keep_alive = self.keep_alive and request.keep_alive
         transport.write(self._head(request.keep_alive) + (b"" if request.method == "HEAD" else self.body))
+        if request.protocol.writing_paused:
+            await _drained(request, transport)
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to write."""
@@ -69,6 +74,16 @@ class Answer:
         """Add header lines; names and values come from this server, never from a request."""
         self.headers += b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in pairs)
         return self
+
+
+async def _drained(request: web.BaseRequest, transport: asyncio.Transport) -> None:
+    """Wait until the client has read what was written, so that asking without reading fills no memory."""
+    try:
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            await request.writer.drain()
+    except TimeoutError:
+        transport.abort()
+        raise ConnectionResetError("the client asks and does not read") from None
 
 
 _date_cache: tuple[int, bytes] = (0, b"")
