@@ -264,9 +264,7 @@ class AdminApi:
             response = web.StreamResponse(headers=_STREAM)
             await response.prepare(call.request)
             if call.request.method != "HEAD":
-                await _write(response, first)
-                async for block in lines:
-                    await _write(response, block)
+                await _stream(call.request, response, first, lines)
             await response.write_eof()
         return response
 
@@ -351,8 +349,24 @@ def _line(lsn: int, record: Record) -> bytes:
     return msgspec.json.encode({"lsn": lsn, "kind": kind_of(record), **record._asdict()}) + b"\n"
 
 
+async def _stream(
+    request: web.BaseRequest, response: web.StreamResponse, first: bytes, rest: AsyncGenerator[bytes, None]
+) -> None:
+    """Write blocks; when that cannot go on, break off, so that a part is never taken for the whole.
+
+    A reader that takes nothing for WRITE_TIMEOUT_S is let go.
+    """
+    try:
+        await _write(response, first)
+        async for block in rest:
+            await _write(response, block)
+    except (Refused, TimeoutError) as error:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the export was broken off") from error
+
+
 async def _write(response: web.StreamResponse, block: bytes) -> None:
-    """Write a block; a reader that takes none of it for WRITE_TIMEOUT_S is let go."""
     if block:
         async with asyncio.timeout(WRITE_TIMEOUT_S):
             await response.write(block)
