@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 import structlog
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from engine.errors import Refused
@@ -25,6 +25,7 @@ BODY_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 15.0
 LINE_LIMIT = 8190
 HEADERS_LIMIT = 64
+FRAMING = frozenset(("version", "Transfer-Encoding"))
 JSON_TYPE = "application/json"
 
 log = structlog.get_logger("stanchion.http")
@@ -55,6 +56,8 @@ class App:
         answer: Answer | web.StreamResponse
         started = perf_counter()
         try:
+            if hdrs.TRANSFER_ENCODING in request.headers or request.version is not HttpVersion11:
+                _check_framing(request)
             path, _, query = request.raw_path.partition("?")
             route, event_id = self.table.match(request.method, path)
             body = await self._body(request, route) if route.body else None
@@ -81,7 +84,7 @@ class App:
             if request.method == "OPTIONS" and hdrs.ORIGIN in request.headers:
                 return Answer(204)
             answer.with_headers(("Allow", refused.field or ""))
-        if not request.content.is_eof():
+        if refused.field in FRAMING or not request.content.is_eof():
             answer.keep_alive = False
         return answer
 
@@ -139,6 +142,16 @@ class App:
         except (web.RequestPayloadError, HttpProcessingError):
             raise Refused("bad_request", "the body is not what its head announced") from None
         return bytes(chunks)
+
+
+def _check_framing(request: web.BaseRequest) -> None:
+    """Refuse what a proxy in front of this server may frame differently (RFC 9112, 6.1 and 6.3)."""
+    coding, version = request.headers.get(hdrs.TRANSFER_ENCODING), request.version
+    if version not in (HttpVersion10, HttpVersion11):
+        raise Refused("bad_request", "HTTP/1.1 and HTTP/1.0 are spoken here", field="version")
+    if coding is not None and (version == HttpVersion10 or coding.lower() != "chunked"):
+        detail = "the only transfer coding is chunked, and HTTP/1.0 has none"
+        raise Refused("bad_request", detail, field="Transfer-Encoding")
 
 
 def _continue(request: web.BaseRequest) -> None:
@@ -249,8 +262,8 @@ class Connection(web.RequestHandler):
         if status >= 500:
             log.error("unexpected_error", exc_info=exc)
             refused = Refused("internal", "something went wrong here; it was logged")
-        elif isinstance(exc, LineTooLong):
-            refused = Refused("headers_too_large", "the request line or a header is too long")
+        elif isinstance(exc, LineTooLong) or "Too many headers" in str(exc):
+            refused = Refused("headers_too_large", "the request line or a header is too long, or there are too many")
         else:
             refused = Refused("bad_request", "this is not a well-formed HTTP request")
         answer = problem_answer(refused)
