@@ -360,10 +360,12 @@ async def _stream(
         await _write(response, first)
         async for block in rest:
             await _write(response, block)
-    except (Refused, TimeoutError) as error:
+    except Exception as error:
         if request.transport is not None:
             request.transport.abort()
-        raise ConnectionResetError("the export was broken off") from error
+        if isinstance(error, Refused | TimeoutError):
+            raise ConnectionResetError("the export was broken off") from error
+        raise
 
 
 async def _write(response: web.StreamResponse, block: bytes) -> None:
