@@ -123,8 +123,8 @@ class CommitThread:
                 raise StorageFailed("the log was closed while it waited for space on a full disk")
 
     def _reserve(self) -> None:
-        """Reserve the next segment, at most once per `retry_s` while the disk is full."""
+        """Reserve the next segment as soon as one was cut, and about once per `retry_s` while the disk is full."""
         if not self._writer.has_reserve and time.monotonic() >= self._reserve_at:
-            self._writer.reserve_next()
-            self._reserve_at = time.monotonic() + self._retry_s
+            if not self._writer.reserve_next():
+                self._reserve_at = time.monotonic() + self._retry_s * 0.9
             self._tell(self.room())

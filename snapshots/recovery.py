@@ -134,9 +134,10 @@ class Recovered:
     found: Found
 
 
-WAYS_OUT = (
-    "Ways out: restore a backup, copy the data folder of a follower, or accept the loss of everything from there "
-    "on (--accept-loss; the cut part is kept in the quarantine folder and the loss is recorded)."
+WAYS_OUT = "Ways out: restore a backup, or copy the data folder of a follower."
+ACCEPTING = (
+    "Or accept the loss of everything from there on with --accept-loss: what is cut is kept in the quarantine "
+    "folder, and the loss is recorded."
 )
 
 
@@ -145,13 +146,13 @@ def explain_refusal(place: str, survey: Survey, decision: Decision, row: str) ->
     if decision is Decision.REFUSE_FOREIGN:
         return f"{place}: {survey.foreign}. Nothing was changed."
     if decision is Decision.REFUSE_GAP:
-        return f"{place}: {survey.gap}; the records between are missing. {WAYS_OUT.replace(', or accept', '; not')}"
+        return f"{place}: {survey.gap}; the records between are missing. Nothing was changed. {WAYS_OUT}"
     flaw = survey.flaw
     assert flaw is not None
     until = "the end" if survey.valid_after_lsn is None else f"LSN {survey.valid_after_lsn - 1}"
     return (
         f"{place}/{flaw.name} is damaged at offset {flaw.offset}, LSN {flaw.due_lsn} to {until}: "
-        f"{flaw.problem} ({row}). Nothing was changed. {WAYS_OUT}"
+        f"{flaw.problem} ({row}). Nothing was changed. {WAYS_OUT} {ACCEPTING}"
     )
 
 
@@ -196,6 +197,7 @@ class _Repair:
         The removals become durable with the folder's next flush, when the new segment is named; a crash before
         that leaves a folder that is refused again, or accepted again with the same result.
         """
+        self.remove_temporaries()
         behind = [name for name in self.survey.segments if name > flaw.name]
         for name in reversed(behind):
             self._must_copy_aside(name, 0, self.storage.size_bytes(name))

@@ -106,10 +106,8 @@ class SegmentWriter:
         return self.has_reserve or FRAME_HEADER_BYTES + payload_bytes <= self.free_bytes
 
     def close(self) -> None:
-        """Seal the segment and give the reserved space back."""
+        """Seal the segment. The reserved one stays: the next start finds its space, and misses a segment taken away."""
         self._seal()
-        if self.has_reserve:
-            self._storage.unlink(reserved_name(self.position.sequence + 1))
 
     def _reserve(self, length: int) -> bool:
         if self._storage.reserve(reserved_name(self.position.sequence + 1), length):

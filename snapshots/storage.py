@@ -89,6 +89,22 @@ def _private(path: str | Path, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_durable_folder(path: Path) -> None:
+    """Make a folder and those above it, each name flushed, so that a power cut does not take the whole away."""
+    if not path.is_dir():
+        _make_durable_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        _sync_folder(path.parent)
+
+
 class DiskFile:
     """A StorageFile on a real disk."""
 
@@ -149,7 +165,7 @@ class DiskStorage:
         self._root = root
         self._lock: int | None = None
         with storage_errors("make the folder", root):
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_durable_folder(root)
 
     @property
     def place(self) -> str:
@@ -173,6 +189,7 @@ class DiskStorage:
             self._lock = None
 
     def make_folder(self, folder: str) -> None:
+        """Make a folder directly below the root, unless it is there."""
         path = self._root / folder
         with storage_errors("make the folder", path):
             path.mkdir(mode=0o700, exist_ok=True)
@@ -261,8 +278,4 @@ class DiskStorage:
     def sync_directory(self, folder: str) -> None:
         path = self._root / folder
         with storage_errors("flush the folder", path):
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _sync_folder(path)
