@@ -8,7 +8,8 @@ through the standard library end up in the same stream.
 import logging
 import re
 import sys
-from typing import Any, TextIO
+from contextlib import suppress
+from typing import BinaryIO, TextIO
 
 import msgspec
 import structlog
@@ -35,15 +36,13 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
         processors.append(drop_user_id)
     processors.append(escape)
     if config.log_format == "console" or (config.log_format == "auto" and stream.isatty()):
-        processors.append(structlog.dev.ConsoleRenderer(colors=stream.isatty()))
-        factory: Any = structlog.PrintLoggerFactory(stream)
+        processors += [structlog.dev.ConsoleRenderer(colors=stream.isatty()), render_bytes]
     else:
         processors.append(render_json)
-        factory = structlog.BytesLoggerFactory(stream.buffer)
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=factory,
+        logger_factory=structlog.BytesLoggerFactory(Lasting(stream.buffer)),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[_Libraries()], force=True)
@@ -73,6 +72,29 @@ def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes
     if _TRACEBACK in event:
         event[_TRACEBACK] = event[_TRACEBACK].encode("utf-8", "backslashreplace").decode()
     return msgspec.json.encode(event, enc_hook=str)
+
+
+def render_bytes(_logger: WrappedLogger, _method: str, line: object) -> bytes:
+    """Return a rendered line as bytes."""
+    return str(line).encode("utf-8", "backslashreplace")
+
+
+class Lasting:
+    """A stream whose end is not the end of the process: a full disk or a closed pipe loses lines, nothing else.
+
+    Written without a buffer: what could not be written is not tried again when the process ends.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = getattr(stream, "raw", stream)
+
+    def write(self, line: bytes) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.write(line)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 class _Libraries(logging.Handler):

@@ -10,12 +10,10 @@ import asyncio
 import gc
 import resource
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +21,7 @@ from typing import Any, NamedTuple
 
 import structlog
 import uvloop
+from aiohttp import web
 
 from engine.backend import Backend
 from engine.backends.memory import MemoryBackend
@@ -31,6 +30,7 @@ from engine.room import By
 from engine.tokens import QueueTokens
 from server import logs
 from server.admin import AdminApi
+from server.answers import Answer
 from server.api import VisitorApi
 from server.app import App, HttpServer
 from server.clockwork import Schedule, Snapshots, release_due
@@ -40,6 +40,7 @@ from server.keys import FOLDER, Gate, Keys, load_or_create
 from server.metrics import Metrics
 from server.openapi import document_routes
 from server.places import PlaceDesk
+from server.ports import Ports
 from server.push import Hub
 from server.routes import Listener, Route
 from server.updates import Updates
@@ -47,7 +48,6 @@ from snapshots.journal import Journal, JournalOptions
 from snapshots.storage import DiskStorage
 
 BACKLOG = 4096
-UNSENT_LIMIT_BYTES = 16 * 1024
 LAST_WORDS_S = 0.25
 DEMO_EVENT = "demo"
 DEMO_SETTINGS: Mapping[str, object] = MappingProxyType({"name": "Demo", "batch_size": 5, "batch_interval_s": 10})
@@ -64,22 +64,13 @@ class Engine(NamedTuple):
     alarms: Sequence[str]
 
 
-class MemoryJournal(Journal):
-    """The journal, in the words of the memory backend's contract."""
-
-    def facts(self) -> Mapping[str, object]:
-        """Return the numbers of log and snapshots by name."""
-        return asdict(self.stats())
-
-
 async def open_memory(config: Config, accept_loss: bool) -> Engine:
     """Open the journal in the data folder and rebuild the line from it."""
     storage = DiskStorage(config.data)
     options = JournalOptions(
         segment_mib=config.segment_mib, keep_snapshots=config.keep_snapshots, accept_loss=accept_loss
     )
-    journal = MemoryJournal.open(storage, options)
-    assert isinstance(journal, MemoryJournal)
+    journal = Journal.open(storage, options)
     backend = MemoryBackend(journal, monotonic_ms, wall_ms)
     await backend.start()
     return Engine(backend, journal.failed, journal.found.sentences, journal.found.alarms)
@@ -122,7 +113,7 @@ async def run(config: Config, *, accept_loss: bool = False) -> int:
             f"backend: {config.backend.partition(':')[0]}: is not built in this version; use memory:"
         )
     stop = _signals()
-    with _Ports(config) as ports:
+    with Ports(config) as ports:
         keys, fresh = load_or_create(config.data)
         engine = await opener(config, accept_loss)
         daemon = Daemon(config, keys, engine)
@@ -134,6 +125,42 @@ async def run(config: Config, *, accept_loss: bool = False) -> int:
         gc.freeze()
         gc.disable()
         return await daemon.live(stop)
+
+
+class DrainingApp(App):
+    """An app that knows how many requests are running, and that sends its clients elsewhere once it drains.
+
+    aiohttp's own shutdown drops what arrives after it, so a request whose body is still on its way is waited for
+    here first.
+    """
+
+    def __init__(self, routes: Iterable[Route], **more: Any) -> None:
+        super().__init__(routes, **more)
+        self._running = 0
+        self._draining = False
+        self._quiet = asyncio.Event()
+
+    async def handle(self, request: web.BaseRequest) -> Answer | web.StreamResponse:
+        """Answer one request; while draining, the connection ends with the answer."""
+        self._running += 1
+        try:
+            answer = await super().handle(request)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._quiet.set()
+        if self._draining and isinstance(answer, Answer):
+            answer.keep_alive = False
+        return answer
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until no request is running, `timeout_s` at most."""
+        self._draining = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._running:
+                    self._quiet.clear()
+                    await self._quiet.wait()
 
 
 class Daemon:
@@ -163,9 +190,9 @@ class Daemon:
         routes += document_routes(routes, title_version=f"Stanchion {version('stanchion')}")
         split = [listener_routes(routes, listener) for listener in (Listener.PUBLIC, Listener.ADMIN)]
         tables = split if config.is_public else [routes]
-        self._apps = [App(table, observe=self._metrics.observe, allowed_origins=origins) for table in tables]
+        self._apps = [DrainingApp(table, observe=self._metrics.observe, allowed_origins=origins) for table in tables]
 
-    async def listen(self, ports: "_Ports") -> None:
+    async def listen(self, ports: Ports) -> None:
         """Begin to accept connections: the public port first, the admin port where there is one."""
         loop = asyncio.get_running_loop()
         limits = [self._config.max_connections_per_address, None]
@@ -202,8 +229,8 @@ class Daemon:
         log.info("draining", timeout_s=self._config.drain_timeout_s)
         await self._hub.close()
         self._stop_listening()
-        timeout_s = max(0.01, self._config.drain_timeout_s)
-        await asyncio.gather(*(http.shutdown(timeout_s) for http in self._http))
+        await asyncio.gather(*(app.drain(self._config.drain_timeout_s) for app in self._apps))
+        await self._hang_up()
         for task in core:
             task.cancel()
         await asyncio.wait(core)
@@ -224,10 +251,14 @@ class Daemon:
             if task.done() and not task.cancelled():
                 log.critical("core_task_died", task=task.get_name(), exc_info=task.exception(), exit_code=code)
         self._stop_listening()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(2 * LAST_WORDS_S):
-                await asyncio.gather(*(http.shutdown(LAST_WORDS_S) for http in self._http))
+        await self._hang_up()
         return code
+
+    async def _hang_up(self) -> None:
+        """End all connections; handlers that still run get a moment to say so."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(3 * LAST_WORDS_S):
+                await asyncio.gather(*(http.shutdown(LAST_WORDS_S) for http in self._http))
 
     def _stop_listening(self) -> None:
         for server in self._servers:
@@ -237,76 +268,6 @@ class Daemon:
 def listener_routes(routes: Iterable[Route], listener: Listener) -> list[Route]:
     """Return the rows that one listener serves when the admin API has a port of its own."""
     return [route for route in routes if route.listener in (listener, Listener.BOTH)]
-
-
-# ---- ports --------------------------------------------------------------------------------------------
-
-
-class _Ports:
-    """The bound sockets: `sockets` and `urls` hold the public listener first, then the admin's if it has its own."""
-
-    def __init__(self, config: Config) -> None:
-        self.sockets = [_bind(config.host, config.port, "port")]
-        if config.is_public:
-            try:
-                self.sockets.append(_bind(config.admin_host, config.admin_port, "admin_port"))
-            except BaseException:
-                self._close()
-                raise
-        self.urls = [_url(sockets[0]) for sockets in self.sockets]
-
-    def __enter__(self) -> "_Ports":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        for sockets in self.sockets:
-            for bound in sockets:
-                bound.close()
-
-
-def _bind(host: str, port: int, setting: str) -> list[socket.socket]:
-    """Bind every address of a host; raises BadConfiguration."""
-    bound: list[socket.socket] = []
-    try:
-        for family, kind, _, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            port_now = bound[0].getsockname()[1] if bound else port
-            bound.append(_bound(socket.socket(family, kind), (address[0], port_now, *address[2:])))
-    except OSError as error:
-        for opened in bound:
-            opened.close()
-        problem = error.strerror or str(error)
-        raise BadConfiguration(f"{setting}: cannot listen on {host}:{port}: {problem}") from None
-    return bound
-
-
-def _bound(listening: socket.socket, address: tuple[Any, ...]) -> socket.socket:
-    """Bind one socket; what is set here, its connections inherit.
-
-    The kernel takes at most UNSENT_LIMIT_BYTES that it has not sent yet, so that a slow reader shows at once
-    and costs no memory; see `server.push`.
-    """
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LIMIT_BYTES)
-        if listening.family == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.setblocking(False)
-        listening.bind(address)
-    except OSError:
-        listening.close()
-        raise
-    return listening
-
-
-def _url(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 # ---- small parts --------------------------------------------------------------------------------------
@@ -322,7 +283,7 @@ async def prepare_demo(backend: Backend) -> None:
         await backend.control(DEMO_EVENT, "open", By(DEMO_EVENT))
 
 
-def _announce(config: Config, ports: _Ports, engine: Engine, new_keys: Keys | None) -> None:
+def _announce(config: Config, ports: Ports, engine: Engine, new_keys: Keys | None) -> None:
     """Say where it listens and what it found, and show the admin key once to whoever sits at the terminal."""
     url, admin_url = ports.urls[0], ports.urls[-1]
     status = engine.backend.status()
@@ -334,7 +295,8 @@ def _announce(config: Config, ports: _Ports, engine: Engine, new_keys: Keys | No
         lines.append(f"  curl -X POST {join} -H 'Content-Type: application/json' -d '{{\"user_id\": \"u1\"}}'")
     if new_keys is not None and sys.stdout.isatty():
         lines.append(f"Admin key, shown this once (it is in {config.data / FOLDER / 'admin.key'}): {new_keys.admin}")
-    print("\n".join(lines), flush=True)
+    with suppress(OSError):  # nobody reads it any more
+        print("\n".join(lines), flush=True)
     log.info("listening", url=url, admin_url=admin_url, epoch=status.epoch, backend=status.name)
     for alarm in engine.alarms:
         log.error("recovery_alarm", problem=alarm)

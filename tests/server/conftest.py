@@ -24,8 +24,7 @@ def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
 
     yield start
     for daemon in started:
-        if daemon.process.poll() is None:
-            daemon.kill()
+        daemon.kill()
 
 
 @pytest.fixture

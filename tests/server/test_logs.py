@@ -85,3 +85,9 @@ def test_libraries_end_up_in_the_same_stream() -> None:
 
 def test_very_long_texts_are_shortened() -> None:
     assert len(escaped("x" * 100_000)) == 2_000
+
+
+def test_a_log_that_cannot_be_written_ends_nothing() -> None:
+    with open("/dev/full", "w") as full:
+        configure(load({"log_format": "json"}).config, full)
+        structlog.get_logger().error("still here")

@@ -1,0 +1,47 @@
+"""Binding ports: options are inherited, a port that is taken is a setting at fault."""
+
+import socket
+
+import pytest
+
+from engine.errors import BadConfiguration
+from server.config import load
+from server.ports import UNSENT_LIMIT_BYTES, Ports, bind
+
+
+def test_sockets_pass_their_options_on_to_their_connections() -> None:
+    [listening] = bind("127.0.0.1", 0, "port")
+    with listening:
+        listening.listen()
+        with socket.create_connection(listening.getsockname()):
+            accepted, _ = listening.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_LIMIT_BYTES
+
+
+def test_a_taken_port_is_named_with_its_setting() -> None:
+    with Ports(load({"port": "0"}).config) as ports:
+        port = ports.sockets[0][0].getsockname()[1]
+        with pytest.raises(BadConfiguration, match=f"^admin_port: cannot listen on 127.0.0.1:{port}: "):
+            ports.sockets[0][0].listen()
+            bind("127.0.0.1", port, "admin_port")
+
+
+def test_a_name_nobody_knows_is_a_setting_at_fault() -> None:
+    with pytest.raises(BadConfiguration, match=r"^port: cannot listen on nowhere\.invalid:0: "):
+        bind("nowhere.invalid", 0, "port")
+
+
+def test_a_public_host_gets_a_second_port_for_the_admin_api() -> None:
+    config = load({"host": "0.0.0.0", "port": "0", "admin_port": "0", "public_url": "https://q.example"}).config
+    with Ports(config) as ports:
+        public, admin = ports.urls
+        assert public.startswith("http://0.0.0.0:") and admin.startswith("http://127.0.0.1:")
+    assert all(bound.fileno() == -1 for sockets in ports.sockets for bound in sockets)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+def test_addresses_of_ipv6_are_written_in_brackets() -> None:
+    with Ports(load({"host": "::1", "port": "0"}).config) as ports:
+        assert ports.urls[0].startswith("http://[::1]:")
