@@ -112,10 +112,11 @@ async def run(config: Config, *, accept_loss: bool = False) -> int:
         raise BadConfiguration(
             f"backend: {config.backend.partition(':')[0]}: is not built in this version; use memory:"
         )
-    stop = _signals()
     with Ports(config) as ports:
+        log.info("starting", data=str(config.data))
         keys, fresh = load_or_create(config.data)
         engine = await opener(config, accept_loss)
+        stop = _signals()  # not before: a recovery may be killed at any point, and then is
         daemon = Daemon(config, keys, engine)
         if config.demo:
             await prepare_demo(engine.backend)
