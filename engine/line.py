@@ -41,7 +41,7 @@ class Line:
         self._keys = SortedList(keys)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._keys)  # type: ignore[no-any-return]
 
     def __contains__(self, key: int) -> bool:
         return bool(key in self._keys)

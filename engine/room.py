@@ -572,19 +572,17 @@ _CONTROL_RECORDS: Mapping[str, Callable[[Room, By, int, str | None], Record]] = 
     }
 )
 
-_APPLY: Mapping[type[Record], Callable[[Room, Any], None]] = MappingProxyType(
-    {
-        Configured: Room._configured,
-        Opened: Room._opened_now,
-        Reopened: Room._opened_now,
-        Paused: Room._paused,
-        Resumed: Room._resumed,
-        Closed: Room._closed,
-        Deleted: lambda room, record: None,
-        Messaged: Room._messaged,
-        Joined: Room._joined,
-        Released: Room._released_now,
-        Left: Room._left,
-        Completed: Room._completed,
-    }
-)
+_APPLY: Mapping[type[Record], Callable[[Room, Any], None]] = {
+    Configured: Room._configured,
+    Opened: Room._opened_now,
+    Reopened: Room._opened_now,
+    Paused: Room._paused,
+    Resumed: Room._resumed,
+    Closed: Room._closed,
+    Deleted: lambda room, record: None,
+    Messaged: Room._messaged,
+    Joined: Room._joined,
+    Released: Room._released_now,
+    Left: Room._left,
+    Completed: Room._completed,
+}

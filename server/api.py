@@ -46,7 +46,7 @@ class VisitorApi:
         place = await self._desk.join(call.event_id, body.user_id, body.enqueue_token, key, trusted=trusted)
         if not place.proven and bearer is not None:
             claims = self._desk.check(bearer, call.event_id)
-            if (claims.arr, claims.sub) == (place.arrival, place.user_id):
+            if (claims.arrival, claims.user_id) == (place.arrival, place.user_id):
                 place = place._replace(proven=True)
         if not place.proven:
             return json_answer(unproven(place))
@@ -55,19 +55,19 @@ class VisitorApi:
     async def position(self, call: Call) -> Answer:
         """Answer the caller's place, exactly as it is now; asking counts as presence."""
         claims = self._desk.claims(call.request, call.event_id, cookie=True)
-        place = await self._backend.touch(call.event_id, claims.arr, claims.sub)
+        place = await self._backend.touch(call.event_id, claims.arrival, claims.user_id)
         return json_answer(self._desk.render(place, self._desk.renewed(claims, place), call.query.shown))
 
     async def heartbeat(self, call: Call) -> Answer:
         """Count as present without reading anything new."""
         claims = self._desk.claims(call.request, call.event_id, cookie=False)
-        place = await self._backend.touch(call.event_id, claims.arr, claims.sub, visible=call.body.visible)
+        place = await self._backend.touch(call.event_id, claims.arrival, claims.user_id, visible=call.body.visible)
         return json_answer(self._desk.render(place, self._desk.renewed(claims, place)))
 
     async def leave(self, call: Call) -> Answer:
         """Give the place up for good; repeating it is harmless."""
         claims = self._desk.claims(call.request, call.event_id, cookie=False)
-        await self._backend.leave(call.event_id, claims.arr, claims.sub)
+        await self._backend.leave(call.event_id, claims.arrival, claims.user_id)
         return no_content()
 
     async def event(self, call: Call) -> Answer:

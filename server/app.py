@@ -244,6 +244,11 @@ class Connection(web.RequestHandler):
         self._address = address
         super().connection_made(transport)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Resume only what was paused: aiohttp re-parses nothing and asks the transport after every body read."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._address:
             self._server.dismiss(self._address)

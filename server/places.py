@@ -10,6 +10,7 @@ from hashlib import blake2b
 from secrets import token_urlsafe
 
 from aiohttp import hdrs, web
+from multidict import istr
 
 from engine.backend import Backend
 from engine.errors import Refused
@@ -19,7 +20,7 @@ from server.wire import EstimateAnswer, EventAnswer, PlaceAnswer, UnprovenPlace
 
 FASTEST_POLL_S = 2
 SLOWEST_POLL_S = 20
-IDEMPOTENCY_HEADER = "Idempotency-Key"
+IDEMPOTENCY_HEADER = istr("Idempotency-Key")
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,200}")
 _UNWELCOME = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufffe\uffff]")
 USER_ID_BYTES = 128

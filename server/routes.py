@@ -17,6 +17,7 @@ from engine.settings import is_event_id
 from server.answers import Answer
 
 BODY_LIMIT = 8 * 1024
+MATCHES_REMEMBERED = 4096
 
 
 class Listener(Enum):
@@ -87,6 +88,7 @@ class RouteTable:
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes = tuple(routes)
         self._root: _Node = {}
+        self._matched: dict[tuple[str, str], tuple[Route, str]] = {}
         for route in self.routes:
             node = self._root
             for segment in route.path.split("/")[1:]:
@@ -99,8 +101,16 @@ class RouteTable:
         """Return the route and its event_id ("" when the path has none).
 
         Paths are compared as they were sent, undecoded, so there is nothing to smuggle. Raises Refused with 404,
-        or with 405, whose `field` lists what is allowed.
+        or with 405, whose `field` lists what is allowed. The busiest paths are remembered.
         """
+        matched = self._matched.get((method, path))
+        if matched is None:
+            matched = self._walk(method, path)
+            if len(self._matched) < MATCHES_REMEMBERED:
+                self._matched[method, path] = matched
+        return matched
+
+    def _walk(self, method: str, path: str) -> tuple[Route, str]:
         node, event_id = self._root, ""
         for segment in path.split("/")[1:]:
             below = node.get(segment)

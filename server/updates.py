@@ -128,7 +128,7 @@ class Updates:
             return place, self._desk.mint(place), first.shown
         assert first.token is not None
         claims = self._desk.check(first.token, event_id)
-        place = await self._backend.touch(event_id, claims.arr, claims.sub)
+        place = await self._backend.touch(event_id, claims.arrival, claims.user_id)
         return place, self._desk.renewed(claims, place), first.shown
 
     async def _listen(self, ws: web.WebSocketResponse, socket: Socket, place: Place) -> None:
@@ -157,7 +157,7 @@ class Updates:
 
     async def _stream(self, call: Call) -> Answer | web.StreamResponse:
         claims = self._desk.claims(call.request, call.event_id, cookie=True)
-        place = await self._backend.touch(call.event_id, claims.arr, claims.sub)
+        place = await self._backend.touch(call.event_id, claims.arrival, claims.user_id)
         transport = call.request.transport
         if transport is None:
             raise ConnectionResetError("the client is gone")

@@ -7,7 +7,8 @@ The journal is given (see Journal below): the engine knows no files.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from dataclasses import asdict
+from typing import Any, Protocol
 
 from engine import pacing
 from engine.backend import BackendStatus, Capabilities, check_settings
@@ -52,8 +53,8 @@ class Journal(Protocol):
     def read_records(self, from_lsn: int) -> AsyncIterator[list[tuple[int, Record]]]:
         """Yield durable records from an LSN on."""
 
-    def facts(self) -> Mapping[str, object]:
-        """Return numbers about log and snapshots, for status and metrics."""
+    def stats(self) -> Any:
+        """Return a dataclass of numbers about log and snapshots, for status and metrics."""
 
     async def close(self) -> None:
         """Flush and let go."""
@@ -234,7 +235,7 @@ class MemoryBackend:
         lsn, at_ms, parts = self.venue.outbox.lsn, self._now_ms(), self.venue.capture()
         await self._durable(lsn)
         await self._journal.snapshot(lsn, at_ms, parts)
-        return self._journal.facts()
+        return asdict(self._journal.stats())
 
     def status(self) -> BackendStatus:
         refusal = self._journal.refusal(essential=False)
@@ -245,7 +246,7 @@ class MemoryBackend:
             self._journal.durable_lsn,
             (),
             refusal.code if refusal else None,
-            self._journal.facts(),
+            asdict(self._journal.stats()),
         )
 
     # ---- small parts --------------------------------------------------------------------------------------
