@@ -11,7 +11,7 @@ from itertools import islice
 from sortedcontainers import SortedList
 
 NUMBER_BITS = 32
-NUMBER_MASK = 2**NUMBER_BITS - 1
+NUMBER_MASK: int = 2**NUMBER_BITS - 1
 
 # Walking on from a known rank costs about a thirtieth of asking for another one.
 WALK_PER_RANK = 30
@@ -41,7 +41,7 @@ class Line:
         self._keys = SortedList(keys)
 
     def __len__(self) -> int:
-        return len(self._keys)  # type: ignore[no-any-return]
+        return len(self._keys)
 
     def __contains__(self, key: int) -> bool:
         return bool(key in self._keys)
