@@ -123,8 +123,12 @@ class CommitThread:
                 raise StorageFailed("the log was closed while it waited for space on a full disk")
 
     def _reserve(self) -> None:
-        """Reserve the next segment as soon as one was cut, and about once per `retry_s` while the disk is full."""
-        if not self._writer.has_reserve and time.monotonic() >= self._reserve_at:
-            if not self._writer.reserve_next():
-                self._reserve_at = time.monotonic() + self._retry_s * 0.9
-            self._tell(self.room())
+        """Reserve the next segment as soon as one was cut, and about once per `retry_s` while the disk is full.
+
+        Always tells how it stands while there is none: that is what the loop sets its next try by.
+        """
+        if self._writer.has_reserve:
+            return
+        if time.monotonic() >= self._reserve_at and not self._writer.reserve_next():
+            self._reserve_at = time.monotonic() + self._retry_s
+        self._tell(self.room())

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-from engine.errors import BadConfiguration, Refused, StorageFailed
+from engine.errors import BadConfiguration, Damaged, Refused, StorageFailed
 from engine.records import Record
 from snapshots.commit import Commit, CommitThread, Failure, Message, Room, Stopped
 from snapshots.reading import read_batches, records_of
@@ -80,22 +80,38 @@ class SnapshotInfo:
 class JournalStats:
     """Figures for metrics and status pages; sums count from the start of this process."""
 
-    last_lsn: int = 0
-    durable_lsn: int = 0
-    epoch: int = 0
-    queued_records: int = 0
-    queued_bytes: int = 0
+    last_lsn: int
+    durable_lsn: int
+    epoch: int
+    queued_records: int
+    queued_bytes: int
+    commits: int
+    committed_records: int
+    commit_seconds_last: float
+    commit_seconds_sum: float
+    written_bytes: int
+    segments: int
+    snapshots: int
+    snapshot_last: SnapshotInfo | None
+    snapshot_failures: int
+    storage_full: bool
+    failed: bool
+
+
+@dataclass(slots=True)
+class _Counters:
+    """What `stats` tells and only grows or changes here."""
+
+    segments: int
+    snapshots: int
     commits: int = 0
     committed_records: int = 0
     commit_seconds_last: float = 0.0
     commit_seconds_sum: float = 0.0
     written_bytes: int = 0
-    segments: int = 0
-    snapshots: int = 0
     snapshot_last: SnapshotInfo | None = None
     snapshot_failures: int = 0
     storage_full: bool = False
-    failed: bool = False
 
 
 class Journal:
@@ -130,7 +146,7 @@ class Journal:
         self._snapshot_lock = asyncio.Lock()
         self._mean_bytes = float(FIRST_RECORD_BYTES)
         self._retry_armed = False
-        self._stats = JournalStats(segments=len(recovered.segments) + 1, snapshots=len(snapshot_names(storage)))
+        self._counters = _Counters(len(recovered.segments) + 1, len(snapshot_names(storage)))
         self.found: Found = recovered.found
         self.epoch = recovered.epoch
         self.log_id = recovered.log_id
@@ -138,6 +154,7 @@ class Journal:
         self.last_lsn = self.durable_lsn = writer.position.lsn
         self._stated_lsn = self.durable_lsn
         self._limits = [0, 0]
+        self._queue_limit = 0
 
     @classmethod
     def open(cls, storage: Storage, options: JournalOptions) -> "Journal":
@@ -164,14 +181,21 @@ class Journal:
     def replay(self) -> Iterator[tuple[int, Record]]:
         """Yield (LSN, record) for everything after the snapshot; holds one frame at a time. Raises Damaged."""
         cursor = Cursor(self._recovered.start)
-        frames = records_of(self._storage, self._recovered.segments, cursor, self.snapshot_lsn + 1)
-        return (pair for first_lsn, records in frames for pair in enumerate(records, first_lsn))
+        for first_lsn, records in records_of(self._storage, self._recovered.segments, cursor, self.snapshot_lsn + 1):
+            yield from enumerate(records, first_lsn)
+        if cursor.position.lsn != self.found.last_lsn:
+            place = self._storage.place
+            raise Damaged(f"{place} changed since it was verified: the log ends at LSN {cursor.position.lsn}")
 
     async def start(self) -> None:
-        """Reserve the next segment and begin to commit."""
+        """Reserve the next segment and begin to commit; raises StorageFailed."""
         self._loop = asyncio.get_running_loop()
         self.failed = self._loop.create_future()
-        await asyncio.to_thread(self._writer.reserve_next)
+        try:
+            await asyncio.to_thread(self._writer.reserve_next)
+        except StorageFailed as error:
+            self._on_failure(error)
+            raise
         self._thread.start()
         self._set_limits(self._thread.room())
 
@@ -226,10 +250,11 @@ class Journal:
                 size_bytes = await write_snapshot(self._storage, header, parts)
                 segments, snapshots = await asyncio.to_thread(prune, self._storage, self._options.keep_snapshots)
             except BaseException:
-                self._stats = replace(self._stats, snapshot_failures=self._stats.snapshot_failures + 1)
+                self._counters.snapshot_failures += 1
                 raise
             info = SnapshotInfo(lsn, size_bytes, perf_counter() - began, snapshot_name(lsn))
-            self._stats = replace(self._stats, segments=segments, snapshots=snapshots, snapshot_last=info)
+            counters = self._counters
+            counters.segments, counters.snapshots, counters.snapshot_last = segments, snapshots, info
             return info
 
     async def read_records(self, from_lsn: int, to_lsn: int | None = None) -> AsyncIterator[list[tuple[int, Record]]]:
@@ -240,14 +265,23 @@ class Journal:
             yield batch
 
     def stats(self) -> JournalStats:
-        queued = self.last_lsn - self.durable_lsn
-        return replace(
-            self._stats,
+        queued, counters = self.last_lsn - self.durable_lsn, self._counters
+        return JournalStats(
             last_lsn=self.last_lsn,
             durable_lsn=self.durable_lsn,
             epoch=self.epoch,
             queued_records=queued,
             queued_bytes=int(queued * self._mean_bytes),
+            commits=counters.commits,
+            committed_records=counters.committed_records,
+            commit_seconds_last=counters.commit_seconds_last,
+            commit_seconds_sum=counters.commit_seconds_sum,
+            written_bytes=counters.written_bytes,
+            segments=counters.segments,
+            snapshots=counters.snapshots,
+            snapshot_last=counters.snapshot_last,
+            snapshot_failures=counters.snapshot_failures,
+            storage_full=counters.storage_full,
             failed=self._broken is not None,
         )
 
@@ -256,6 +290,7 @@ class Journal:
         if self._closing:
             return
         self._closing = True
+        self._limits = [0, 0]
         try:
             if self._loop is not None:
                 await self._drain()
@@ -267,10 +302,10 @@ class Journal:
         self._stopped = self._loop.create_future()
         if self._broken is None and not self._busy:
             self._busy = True
-            self._state_durable()
+            self._finish()
         if self._broken is not None:
             return
-        if self._stats.storage_full:
+        if self._counters.storage_full:
             self._thread.stop()
         await self._stopped
 
@@ -308,16 +343,13 @@ class Journal:
         self._thread.commit(batch)
 
     def _on_commit(self, commit: Commit) -> None:
-        stats = self._stats
-        self._stats = replace(
-            stats,
-            commits=stats.commits + 1,
-            committed_records=stats.committed_records + commit.count,
-            commit_seconds_last=commit.seconds,
-            commit_seconds_sum=stats.commit_seconds_sum + commit.seconds,
-            written_bytes=stats.written_bytes + commit.size_bytes,
-            segments=stats.segments + commit.ends[-1].sequence - self._positions[-1].sequence,
-        )
+        counters = self._counters
+        counters.commits += 1
+        counters.committed_records += commit.count
+        counters.commit_seconds_last = commit.seconds
+        counters.commit_seconds_sum += commit.seconds
+        counters.written_bytes += commit.size_bytes
+        counters.segments += commit.ends[-1].sequence - self._positions[-1].sequence
         self._positions.extend(commit.ends)
         self.durable_lsn = commit.ends[-1].lsn
         if commit.count:
@@ -384,7 +416,8 @@ class Journal:
     def _set_limits(self, room: Room) -> None:
         """Set how many records may wait, of any kind and of the essential kinds, given the room on disk."""
         mean_bytes = max(self._mean_bytes, SMALLEST_RECORD_BYTES)
-        anyone = essential = min(self._options.queue_max_records, int(self._options.queue_max_bytes / mean_bytes))
+        queue_limit = min(self._options.queue_max_records, int(self._options.queue_max_bytes / mean_bytes))
+        anyone = essential = self._queue_limit = queue_limit
         full = not room.has_reserve
         if full:
             kept_bytes = self._options.segment_bytes // 4
@@ -392,8 +425,7 @@ class Journal:
             essential = min(essential, int((room.free_bytes - kept_bytes // 16) / mean_bytes))
         if self._broken is None and not self._closing:
             self._limits = [anyone, essential]
-        if full != self._stats.storage_full:
-            self._stats = replace(self._stats, storage_full=full)
+        self._counters.storage_full = full
         if full and not self._retry_armed and self._loop is not None:
             self._retry_armed = True
             self._loop.call_later(self._options.reserve_retry_s, self._retry_reserve)
@@ -406,7 +438,7 @@ class Journal:
     def _explain_refusal(self) -> Refused:
         if self._broken is not None or self._closing:
             return Refused("backend_unavailable", "the log is not open for writing", retry_after_s=5)
-        if self.last_lsn - self.durable_lsn < self._options.queue_max_records // 2 and self._stats.storage_full:
+        if self.last_lsn - self.durable_lsn < self._queue_limit:
             return Refused("storage_full", "there is no space left on the disk of the log", retry_after_s=5)
         return Refused("overloaded", "the log cannot keep up with what is to be written", retry_after_s=1)
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from engine.errors import Damaged, Refused
+from engine.errors import Damaged, Refused, StorageFailed
 from engine.records import Record
 from snapshots.scan import Cursor, SegmentReader, read_segment_header
 from snapshots.segments import LogPosition
 from snapshots.storage import Storage
-from snapshots.wal import SEGMENT_HEADER_BYTES, SegmentHeader, sequence_of, unpack_records
+from snapshots.wal import LOG_FOLDER, SEGMENT_HEADER_BYTES, SegmentHeader, sequence_of, unpack_records
 
 BATCH_RECORDS = 2_000
 
@@ -49,13 +49,28 @@ def read_batches(
     storage: Storage, segments: Sequence[str], from_lsn: int, last_lsn: int
 ) -> Iterator[list[tuple[int, Record]]]:
     """Yield the records `from_lsn` to `last_lsn` in batches; raises Refused("gone") where they were pruned."""
+    try:
+        yield from _batches(storage, segments, from_lsn, last_lsn)
+    except StorageFailed:
+        if set(segments) <= set(storage.names(LOG_FOLDER)):
+            raise
+        raise _gone(from_lsn) from None
+
+
+def _gone(from_lsn: int) -> Refused:
+    return Refused("gone", f"the log no longer reaches back to LSN {from_lsn}", reason="pruned")
+
+
+def _batches(
+    storage: Storage, segments: Sequence[str], from_lsn: int, last_lsn: int
+) -> Iterator[list[tuple[int, Record]]]:
     start: LogPosition | None = None
     for name in segments:
         header = read_segment_header(storage, name)
         if isinstance(header, SegmentHeader) and header.first_lsn <= from_lsn:
             start = start_of(header)
     if start is None:
-        raise Refused("gone", f"the log no longer reaches back to LSN {from_lsn}", reason="pruned")
+        raise _gone(from_lsn)
     batch: list[tuple[int, Record]] = []
     for first_lsn, records in records_of(storage, segments, Cursor(start), from_lsn):
         batch += [pair for pair in enumerate(records, first_lsn) if pair[0] <= last_lsn]

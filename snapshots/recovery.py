@@ -112,6 +112,7 @@ class Found:
     start: Start
     last_lsn: int
     snapshot_lsn: int
+    snapshot_at_ms: int
     snapshot: str | None
     previous_epoch: int
     torn_bytes: int
@@ -297,6 +298,7 @@ def _report(survey: Survey, decision: Decision, repair: _Repair) -> Recovered:
         start=start,
         last_lsn=end.lsn,
         snapshot_lsn=survey.snapshot_lsn,
+        snapshot_at_ms=0 if survey.snapshot is None else survey.snapshot.at_ms,
         snapshot=snapshot,
         previous_epoch=survey.frame_epoch,
         torn_bytes=repair.torn_bytes,

@@ -30,6 +30,7 @@ import asyncio
 import hashlib
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgpack
@@ -149,12 +150,22 @@ class _Slices:
 async def write_snapshot(storage: Storage, header: SnapshotHeader, parts: Iterable[object]) -> int:
     """Write, verify and name a snapshot; return its size in bytes.
 
-    `parts` is consumed lazily in a worker thread, one part at a time. Raises StorageFailed; the temporary file
-    then stays until the next start removes it.
+    `parts` is consumed lazily in a worker thread, one part at a time. Raises StorageFailed, or whatever `parts`
+    raises, having tried to remove the temporary file: on a full disk the log needs the space.
     """
     name = snapshot_name(header.lsn)
     temporary = name + TEMPORARY_SUFFIX
-    slices = _Slices(header, parts)
+    try:
+        size_bytes = await _write_temporary(storage, temporary, _Slices(header, parts))
+        await asyncio.to_thread(_publish, storage, temporary, name)
+    except BaseException:
+        with suppress(StorageFailed):
+            storage.unlink(temporary)
+        raise
+    return size_bytes
+
+
+async def _write_temporary(storage: Storage, temporary: str, slices: "_Slices") -> int:
     size_bytes = 0
     file = await storage.create_slices(temporary)
     try:
@@ -164,7 +175,6 @@ async def write_snapshot(storage: Storage, header: SnapshotHeader, parts: Iterab
         await file.fsync()
     finally:
         await file.close()
-    await asyncio.to_thread(_publish, storage, temporary, name)
     return size_bytes
 
 
