@@ -1,9 +1,11 @@
 """Every state that a power cut may leave, at every moment of several lives, is recovered without loss."""
 
-import random
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from snapshots.disk_model import Image
 from snapshots.journal import JournalOptions
@@ -11,27 +13,31 @@ from snapshots.memory_storage import CrashState, MemoryStorage, crash_states
 from snapshots.recovery import Decision
 from tests.snapshots.scenario import SMALL, Life, Promise, judge, lead_a_life
 
-SEEDS = range(6)
+EXAMPLES = 40
 RECOVERIES_CUT = 120
 
 
-async def lead_a_random_life(life: Life, chance: random.Random) -> Life:
-    """Thirty steps of commits, snapshots, kills and orderly ends."""
+STEPS = st.one_of(
+    st.tuples(st.just("commit"), st.integers(1, 40)),
+    st.tuples(st.just("commit"), st.integers(1, 3)),
+    st.just(("snapshot", 0)),
+    st.tuples(st.sampled_from(("die before write", "die before fdatasync")), st.integers(1, 12)),
+    st.just(("end", 0)),
+)
+
+
+async def lead(life: Life, steps: list[tuple[str, int]]) -> None:
+    """Take the steps of a life, opening again after each end, and end in good order."""
     await life.open()
-    for _ in range(30):
-        step = chance.choices(("commit", "snapshot", "kill", "close"), (12, 4, 2, 1))[0]
+    for step, count in steps:
         if step == "commit":
-            await life.commit(chance.choice((1, 1, 2, 9, 30)))
+            await life.commit(count)
         elif step == "snapshot":
             await life.snapshot()
         else:
-            if step == "kill":
-                await life.die_before(chance.choice(("write", "fdatasync")), chance.randrange(1, 12))
-            else:
-                await life.close()
+            await (life.close() if step == "end" else life.die_before(step.split()[-1], count))
             await life.open()
     await life.close()
-    return life
 
 
 async def test_a_power_cut_at_any_moment_of_a_scripted_life_loses_nothing(report) -> None:
@@ -45,17 +51,24 @@ async def test_a_power_cut_at_any_moment_of_a_scripted_life_loses_nothing(report
     assert cut > 50
 
 
+counted: list[int] = []
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
-async def test_a_power_cut_at_any_moment_of_a_random_life_loses_nothing(seed: int, report) -> None:
-    chance = random.Random(seed)
-    options = JournalOptions(**{**SMALL, "segment_mib": chance.choice((1 / 256, 1 / 64))})
-    life = await lead_a_random_life(Life(MemoryStorage(), options=options), chance)
-    count = 0
-    for state in crash_states(life.storage.trace):
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
+@given(st.lists(STEPS, min_size=4, max_size=24), st.sampled_from((1 / 256, 1 / 64)))
+def test_a_power_cut_at_any_moment_of_any_life_loses_nothing(steps: list[tuple[str, int]], segment_mib: float) -> None:
+    options = JournalOptions(**{**SMALL, "segment_mib": segment_mib})
+    life = Life(MemoryStorage(), options=options)
+    asyncio.run(lead(life, steps))
+    states = list(crash_states(life.storage.trace))
+    for state in states:
         judge(state, life.ever, options=options)
-        count += 1
-    report(f"crash states of random life {seed}: {count}")
+    counted.append(len(states))
+
+
+def test_the_lives_that_were_led_are_counted(report: Callable[[str], None]) -> None:
+    report(f"crash states of {len(counted)} random lives: {sum(counted)}")
 
 
 def cut_short(image: Image, promise: object, ever: dict[int, set[str]]) -> Iterator[CrashState]:
