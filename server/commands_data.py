@@ -1,6 +1,7 @@
 """`stanchion verify|inspect|backup|restore`: what an operator does with a data folder, no server needed."""
 
 import sys
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -46,7 +47,8 @@ def verify(folder: Folder, as_json: Json = False) -> int:
                 venue = rebuild(storage, progress)
             events, visitors = len(venue.rooms), sum(len(room.register) for room in venue.rooms.values())
         except (Damaged, AssertionError) as error:
-            damage.append(f"replay: {str(error) or 'an invariant does not hold'}")
+            where = traceback.extract_tb(error.__traceback__)[-1].name
+            damage.append(f"replay: {str(error) or f'an invariant does not hold ({where})'}")
             problems.append(damage[-1])
     told = {**asdict(report), "problems": problems, "events": events, "visitors": visitors, "ok": not damage}
     if as_json:

@@ -1,23 +1,20 @@
 """The daemon as a whole: real processes, real signals, a real disk."""
 
 import asyncio
-import gc
 import json
 import os
 import resource
 import socket
 import subprocess
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 
-from engine.backend import Backend
 from server import main
 from server.app import App
-from server.config import load
 from server.routes import Listener, Route
 from tests.server.conftest import StartDaemon
 from tests.server.daemons import CLI, DEADLINE_S, Daemon, clean_environment, cli, until
@@ -221,29 +218,25 @@ def test_a_log_that_fails_refuses_the_waiting_and_ends_with_74(start_daemon: Sta
     assert daemon.admin("GET", "/v1/admin/events/sale/stats")["arrivals"] in (250, 251)
 
 
-# ---- in this process --------------------------------------------------------------------------------------
+DYING = """
+import sys
+from server import main
 
+async def die(backend):
+    raise ZeroDivisionError
 
-@pytest.fixture
-def collector() -> Iterator[None]:
-    """Put garbage collection back to how it was: a daemon turns it off."""
-    yield
-    gc.unfreeze()
-    gc.enable()
+main.release_due = die
+sys.exit(main.serve(load({"port": "0", "data": sys.argv[1]}).config))
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("collector")
-async def test_a_core_task_that_dies_ends_the_process_with_70(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    async def die(_backend: Backend) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(main, "release_due", die)
-    config = load({"port": "0", "data": str(tmp_path / "data")}).config
-    assert await main.run(config) == 70
-    assert "core_task_died" in capsys.readouterr().out
+def test_a_core_task_that_dies_ends_the_process_with_70(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", DYING, str(tmp_path / "data")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert result.returncode == 70
+    [told] = [json.loads(line) for line in result.stderr.splitlines() if "core_task_died" in line]
+    assert told["task"] == "pacer" and "ZeroDivisionError" in told["exception"]
 
 
 async def _nothing(call: object) -> None:
