@@ -18,7 +18,7 @@ from engine.records import kind_of
 from snapshots.copying import copy_bytes
 from snapshots.reading import records_of, start_of
 from snapshots.recovery import REFUSALS, choose_start, decide, explain_refusal
-from snapshots.scan import Cursor, Frame, SegmentReader, read_segment_header
+from snapshots.scan import Cursor, Flaw, Frame, SegmentReader, read_segment_header
 from snapshots.segments import SMALLEST_SEGMENT_BYTES, LogPosition, SegmentWriter
 from snapshots.snapshot import SNAPSHOT_FOLDER, SnapshotFlaw, read_parts, snapshot_name, verify_snapshot
 from snapshots.storage import DiskStorage, Storage
@@ -26,6 +26,7 @@ from snapshots.survey import INCOMPLETE_NAME, Progress, Survey, look, no_progres
 from snapshots.wal import (
     LOG_FOLDER,
     PAYLOAD_MAX_BYTES,
+    RESTARTS_PER_TERM,
     FrameHeader,
     SegmentHeader,
     encode_frame,
@@ -34,8 +35,7 @@ from snapshots.wal import (
     unpack_records,
 )
 
-LOOKS = 4
-RESTARTS_PER_TERM = 1 << 20
+LOOKS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def verify(storage: Storage, progress: Progress = no_progress) -> VerifyReport:
 
     On the folder of a running daemon the frame just being written may be reported as a torn tail.
     """
-    survey = look(storage, progress)
+    survey = look_patiently(storage, progress)
     row, decision = decide(survey.findings())
     problems = [f"{bad.name}: {bad.problem} at offset {bad.offset}" for bad in survey.bad_snapshots]
     problems += [f"{flaw.name}: {flaw.problem} at offset {flaw.offset}, below the snapshot" for flaw in survey.below]
@@ -176,7 +176,10 @@ def copy_journal(
     new_term: bool = False,
 ) -> CopyInfo:
     """Copy snapshot and log into an empty storage and verify the copy by replay; see the top of this module."""
-    survey = _look_while_written(source)
+    survey = look_patiently(source)
+    row, decision = decide(survey.findings())
+    if decision in REFUSALS:
+        raise Damaged(explain_refusal(source.place, survey, decision, row))
     last_lsn = survey.end.position.lsn if to_lsn is None else to_lsn
     if not survey.snapshot_lsn <= last_lsn <= survey.end.position.lsn:
         known = f"{survey.snapshot_lsn} to {survey.end.position.lsn}"
@@ -197,14 +200,18 @@ def copy_journal(
     return CopyInfo(target.place, survey.snapshot_lsn, last_lsn, records, size_bytes)
 
 
-def _look_while_written(source: Storage) -> Survey:
-    """Survey a folder that may be in use: what looks damaged only because it was being written is looked at again."""
+def look_patiently(storage: Storage, progress: Progress = no_progress) -> Survey:
+    """Survey a folder that may be in use: a flaw counts once it is found in the same place twice.
+
+    Until then it may only be a frame that was just being written, or a segment that was just being cut.
+    """
+    seen: Flaw | None = None
     for _ in range(LOOKS):
-        survey = look(source)
-        row, decision = decide(survey.findings())
-        if decision not in REFUSALS:
-            return survey
-    raise Damaged(explain_refusal(source.place, survey, decision, row))
+        survey = look(storage, progress)
+        if decide(survey.findings())[1] not in REFUSALS or survey.flaw is None or survey.flaw == seen:
+            break
+        seen = survey.flaw
+    return survey
 
 
 def _copy_files(source: Storage, target: Storage, survey: Survey, last_lsn: int, progress: Progress) -> int:

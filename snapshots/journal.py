@@ -21,9 +21,10 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-from engine.errors import BadConfiguration, Damaged, Refused, StorageFailed
+from engine.errors import Damaged, Refused, StorageFailed
 from engine.records import Record
 from snapshots.commit import Commit, CommitThread, Failure, Message, Room, Stopped
+from snapshots.options import JournalOptions, JournalStats, SnapshotInfo
 from snapshots.reading import read_batches, records_of
 from snapshots.recovery import Found, Recovered, recover
 from snapshots.retention import prune
@@ -32,70 +33,13 @@ from snapshots.segments import LogPosition, SegmentWriter
 from snapshots.snapshot import SnapshotHeader, read_parts, snapshot_name, write_snapshot
 from snapshots.storage import Storage
 from snapshots.survey import segment_names, snapshot_names
-from snapshots.wal import FORMAT_VERSION
+from snapshots.wal import FORMAT_VERSION, RESTARTS_PER_TERM
 
-RESTARTS_PER_TERM = 1 << 20
+__all__ = ["Found", "Journal", "JournalOptions", "JournalStats", "SnapshotInfo"]
+
 POSITIONS_KEPT = 1024
 SMALLEST_RECORD_BYTES = 32
 FIRST_RECORD_BYTES = 128
-
-
-@dataclass(frozen=True, slots=True)
-class JournalOptions:
-    """The settings of a journal; sizes are checked once, here. `segment_mib` may be a fraction in tests."""
-
-    segment_mib: float = 64
-    queue_max_records: int = 50_000
-    queue_max_bytes: int = 32 << 20
-    idle_frame_ms: int = 50
-    keep_snapshots: int = 3
-    reserve_retry_s: float = 1.0
-    accept_loss: bool = False
-    least_epoch: int = 0
-
-    def __post_init__(self) -> None:
-        if self.segment_bytes < 4096:
-            raise BadConfiguration("segment_mib must be at least 1/256")
-        if self.keep_snapshots < 3:
-            raise BadConfiguration("keep_snapshots must be at least 3: the log is pruned up to the oldest kept")
-        if min(self.queue_max_records, self.queue_max_bytes, self.idle_frame_ms) < 1:
-            raise BadConfiguration("queue_max_records, queue_max_bytes and idle_frame_ms must be at least 1")
-
-    @property
-    def segment_bytes(self) -> int:
-        return int(self.segment_mib * (1 << 20))
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotInfo:
-    """A snapshot that was written, verified and named."""
-
-    lsn: int
-    size_bytes: int
-    seconds: float
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class JournalStats:
-    """Figures for metrics and status pages; sums count from the start of this process."""
-
-    last_lsn: int
-    durable_lsn: int
-    epoch: int
-    queued_records: int
-    queued_bytes: int
-    commits: int
-    committed_records: int
-    commit_seconds_last: float
-    commit_seconds_sum: float
-    written_bytes: int
-    segments: int
-    snapshots: int
-    snapshot_last: SnapshotInfo | None
-    snapshot_failures: int
-    storage_full: bool
-    failed: bool
 
 
 @dataclass(slots=True)

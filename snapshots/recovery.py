@@ -106,7 +106,11 @@ def choose_start(survey: Survey) -> Start:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What recovery found and did; `sentences` says it all for people, `alarms` what somebody must look at."""
+    """What recovery found and did; `sentences` says it all for people, `alarms` what somebody must look at.
+
+    `previous_epoch` is that of the newest frame, or else of the snapshot; if the journal's own is of a later
+    term, the folder was restored or promoted, and what was acknowledged after it may be missing from it.
+    """
 
     decision: Decision
     start: Start
@@ -300,7 +304,7 @@ def _report(survey: Survey, decision: Decision, repair: _Repair) -> Recovered:
         snapshot_lsn=survey.snapshot_lsn,
         snapshot_at_ms=0 if survey.snapshot is None else survey.snapshot.at_ms,
         snapshot=snapshot,
-        previous_epoch=survey.frame_epoch,
+        previous_epoch=survey.frame_epoch or (0 if survey.snapshot is None else survey.snapshot.epoch),
         torn_bytes=repair.torn_bytes,
         torn_frames=repair.torn_frames,
         quarantined=tuple(repair.quarantined),

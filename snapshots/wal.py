@@ -47,6 +47,11 @@ SEGMENT_MAGIC = b"STANLOG\n"
 FRAME_MAGIC = b"\xc1SF1"
 FORMAT_VERSION = 1
 PAYLOAD_MAX_BYTES = 1 << 20
+FRAME_MAX_RECORDS = 4096
+"""Not a limit of the format: packing more at once would hold the GIL for longer than a millisecond or two."""
+
+RESTARTS_PER_TERM = 1 << 20
+"""An epoch is `term * RESTARTS_PER_TERM + restarts`; the first one ever is that of term 1."""
 
 _SEGMENT = struct.Struct(">8sIQQQI16s4x")
 _FRAME = struct.Struct(">4sQQIIQ")
@@ -177,13 +182,14 @@ def chain_of(frame: bytes, payload: bytes, previous_chain: int) -> int:
 def pack_records(records: Sequence[Record], limit_bytes: int) -> list[tuple[int, bytes]]:
     """Return the payloads that hold `records` in order, each as (number of records, bytes <= limit_bytes).
 
-    Raises ValueError for a single record above the limit.
+    O(bytes), a little more where halves have to be packed again. Raises ValueError for a single record above the limit.
     """
-    payload = msgpack.packb([encode(record) for record in records], unicode_errors="surrogatepass")
-    if len(payload) <= limit_bytes:
-        return [(len(records), payload)]
-    if len(records) == 1:
-        raise ValueError(f"a record of {len(payload)} bytes does not fit a frame of {limit_bytes}")
+    if len(records) <= FRAME_MAX_RECORDS:
+        payload = msgpack.packb([encode(record) for record in records], unicode_errors="surrogatepass")
+        if len(payload) <= limit_bytes:
+            return [(len(records), payload)]
+        if len(records) == 1:
+            raise ValueError(f"a record of {len(payload)} bytes does not fit a frame of {limit_bytes}")
     middle = len(records) // 2
     return pack_records(records[:middle], limit_bytes) + pack_records(records[middle:], limit_bytes)
 

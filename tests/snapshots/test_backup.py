@@ -7,9 +7,10 @@ import pytest
 
 from engine.errors import Damaged, StorageFailed, UsageError
 from snapshots.backup import backup, copy_journal, inspect, restore, verify
-from snapshots.journal import RESTARTS_PER_TERM, Journal, JournalOptions
+from snapshots.journal import Journal, JournalOptions
 from snapshots.memory_storage import MemoryStorage
 from snapshots.storage import DiskStorage
+from snapshots.wal import RESTARTS_PER_TERM
 from tests.snapshots.scenario import SMALL, Life, state_of
 
 OPTIONS = JournalOptions(**SMALL)

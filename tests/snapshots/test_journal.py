@@ -1,6 +1,8 @@
 """The journal's promises to its callers: order, durability, refusals, and an end that claims nothing."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
@@ -10,10 +12,11 @@ import pytest
 
 from engine.errors import BadConfiguration, Damaged, Locked, Refused, StorageFailed
 from engine.records import Left
-from snapshots.journal import RESTARTS_PER_TERM, Journal, JournalOptions
+from snapshots.journal import Journal, JournalOptions
 from snapshots.memory_storage import MemoryStorage, crash_states
 from snapshots.scan import frame_headers_after
 from snapshots.storage import DiskStorage
+from snapshots.wal import RESTARTS_PER_TERM
 from tests.snapshots.scenario import SMALL, Life, Promise, check_promise, joined, state_of
 
 
@@ -509,3 +512,37 @@ async def test_many_callers_at_once_on_a_real_disk_all_find_their_records_again(
     for number in range(32):
         assert [r.arrival for r in records if r.event_id == f"{number}"] == list(range(40))
     await again.close()
+
+
+PROGRAM = """
+import asyncio, pathlib, sys
+from snapshots.journal import Journal, JournalOptions
+from snapshots.storage import DiskStorage
+from tests.snapshots.scenario import joined
+
+async def main():
+    journal = Journal.open(DiskStorage(pathlib.Path(sys.argv[1])), JournalOptions(segment_mib=1/16))
+    await journal.start()
+    while True:
+        lsn = journal.append([joined(journal.last_lsn + n, f"{journal.last_lsn + n}") for n in (1, 2, 3)])
+        await journal.when_durable(lsn)
+        print(lsn, flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_acknowledged_is_on_the_real_disk(tmp_path: Path) -> None:
+    acknowledged = 0
+    for lines in (1, 40, 400):
+        command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for _ in range(lines):
+                acknowledged = int(process.stdout.readline())
+            process.kill()
+        journal = Journal.open(storage := DiskStorage(tmp_path), JournalOptions(segment_mib=1 / 16))
+        assert journal.last_lsn >= acknowledged
+        assert state_of(journal) == [str(lsn) for lsn in range(1, journal.last_lsn + 1)]
+        storage.unlock()

@@ -39,7 +39,7 @@ async def power_cut_in_a_life(package: Package) -> None:
 async def power_cut_in_a_recovery(package: Package) -> None:
     """A torn tail is cut; killed anywhere and run again, the tail is in the quarantine folder."""
     life = await a_life(package)
-    for state in list(crash_states(life.storage.trace))[::3]:
+    for state in list(crash_states(life.storage.trace))[::9]:
         first, storage = reopened(package, state.image)
         if first.found.torn_bytes == 0:
             continue

@@ -56,14 +56,14 @@ def frames_in(image: Image, name: str) -> list[tuple[int, int]]:
     return [(offset, offset + FRAME_HEADER_BYTES + header.length) for offset, header in found]
 
 
-async def a_closed_life() -> Life:
+async def a_closed_life(*tail: int) -> Life:
     """Three snapshots, several segments behind the last one, an orderly end: everything is proven durable."""
     life = Life(MemoryStorage())
     await life.open()
     for count in (5, 90, 3):
         await life.commit(count)
         await life.snapshot()
-    await life.commit(4, 1, 200, 2, 100, 3)
+    await life.commit(*(tail or (4, 1, 200, 2, 100, 3)))
     await life.close()
     return life
 
@@ -160,7 +160,7 @@ def expected_of_flip(image: Image, name: str, offset: int, position: tuple[str, 
 
 @pytest.mark.slow
 async def test_a_bit_flipped_at_any_byte_of_the_log_is_refused_survived_or_torn_as_its_place_demands(report) -> None:
-    life = await a_closed_life()
+    life = await a_closed_life(4, 1, 90, 2, 3)
     image = life.storage.image()
     journal, _ = opened(image)
     start = journal._recovered.start
