@@ -221,6 +221,7 @@ def test_a_log_that_fails_refuses_the_waiting_and_ends_with_74(start_daemon: Sta
 DYING = """
 import sys
 from server import main
+from server.config import load
 
 async def die(backend):
     raise ZeroDivisionError
