@@ -86,7 +86,7 @@ class Register:
     def load(self, part: Sequence[object]) -> None:
         """Append one captured part; parts come in order. Call `settle` after the last one."""
         first, user_ids, status, *columns = part
-        assert first == len(self.user_ids) and isinstance(user_ids, list) and isinstance(status, bytes)
+        assert first == len(self.user_ids) and isinstance(user_ids, list | tuple) and isinstance(status, bytes)
         self.user_ids += user_ids
         self.status += status
         for column, data in zip((self.keys, self.proofs, self.joined_ms), columns, strict=True):
