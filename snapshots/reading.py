@@ -48,7 +48,10 @@ def start_of(header: SegmentHeader) -> LogPosition:
 def read_batches(
     storage: Storage, segments: Sequence[str], from_lsn: int, last_lsn: int
 ) -> Iterator[list[tuple[int, Record]]]:
-    """Yield the records `from_lsn` to `last_lsn` in batches; raises Refused("gone") where they were pruned."""
+    """Yield the records `from_lsn` to `last_lsn` in batches; raises Refused("gone") where they were pruned.
+
+    Raises Damaged rather than ending short: an export that lacks its end would look whole.
+    """
     try:
         yield from _batches(storage, segments, from_lsn, last_lsn)
     except StorageFailed:
@@ -72,12 +75,18 @@ def _batches(
     if start is None:
         raise _gone(from_lsn)
     batch: list[tuple[int, Record]] = []
+    reached_lsn = from_lsn - 1
     for first_lsn, records in records_of(storage, segments, Cursor(start), from_lsn):
         batch += [pair for pair in enumerate(records, first_lsn) if pair[0] <= last_lsn]
+        reached_lsn = first_lsn + len(records) - 1
         if len(batch) >= BATCH_RECORDS:
             yield batch
             batch = []
-        if first_lsn + len(records) > last_lsn:
+        if reached_lsn >= last_lsn:
             break
     if batch:
         yield batch
+    if reached_lsn < last_lsn:
+        raise Damaged(
+            f"{storage.place}: the log cannot be read behind LSN {reached_lsn}, it should reach to {last_lsn}"
+        )

@@ -378,6 +378,22 @@ async def test_after_a_failed_flush_nothing_is_claimed_and_nothing_is_tried_agai
     assert state_of(Journal.open(life.storage.kill(), life.options)) == life.history[:3]
 
 
+async def test_a_restart_after_a_failed_flush_believes_the_disk_and_not_the_cache() -> None:
+    life = Life(MemoryStorage())
+    await life.open()
+    await life.commit(3)
+    life.storage.faults.fail_at_call = life.storage.faults.calls + 2
+    with pytest.raises(Refused):
+        await life.journal.when_durable(life.append(2))
+    life.kill()
+    await life.open()
+    assert life.history == ["1-1", "1-2", "1-3"]
+    await life.commit(1)
+    for state in crash_states(life.storage.trace):
+        journal = Journal.open(MemoryStorage(state.image), life.options)
+        check_promise(journal, state.promised or Promise(), life.ever)
+
+
 # Snapshots
 
 
@@ -472,6 +488,14 @@ async def test_what_is_not_durable_is_not_read(life: Life, monkeypatch: pytest.M
     assert [lsn async for batch in life.journal.read_records(1) for lsn, _ in batch] == [1, 2]
     gate.opened.set()
     await waiter
+
+
+async def test_reading_a_log_that_was_damaged_meanwhile_does_not_end_as_if_it_were_whole(life: Life) -> None:
+    await life.commit(5, 6, 7)
+    life.storage.open_file(life.storage.names("log")[0]).write(300, b"????")
+    with pytest.raises(Damaged, match="cannot be read behind LSN"):
+        async for _ in life.journal.read_records(1):
+            pass
 
 
 async def test_reading_what_was_pruned_is_refused_as_gone(life: Life) -> None:

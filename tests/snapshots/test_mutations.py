@@ -118,12 +118,23 @@ CHECKS: dict[str, Callable[[Package], Awaitable[None]]] = {
 }
 
 
+LIKELY = {
+    "backup": "power cut around a backup",
+    "copying": "power cut in a recovery",
+    "recovery": "power cut in a recovery",
+}
+
+
 async def killed_by(site: Site | None) -> str:
-    """Return the first check that fails without the call at `site`, and how; empty where all pass."""
+    """Return the first check that fails without the call at `site`, and how; empty where all pass.
+
+    The check that is likeliest to fail goes first, only to save time.
+    """
+    likely = LIKELY.get(site.module) if site is not None else None
     with mutant(site) as package:
-        for name, check in CHECKS.items():
+        for name in sorted(CHECKS, key=lambda name: name != likely):
             try:
-                await check(package)
+                await CHECKS[name](package)
             except Exception as error:
                 return f"{name}: {type(error).__name__}: {str(error)[:70]}"
     return ""
@@ -137,6 +148,6 @@ async def test_all_checks_pass_on_an_unchanged_copy_of_the_package() -> None:
 async def test_without_any_one_flush_or_rename_some_check_fails(report) -> None:
     table = {site: await killed_by(site) for site in sites()}
     for site, killer in table.items():
-        report(f"{site!s:70} killed by {killer}")
+        report(f"{site!s:70} killed by {killer.splitlines()[0] if killer else 'nothing'}")
     assert len(table) > 10
     assert [str(site) for site, killer in table.items() if not killer] == []
