@@ -24,6 +24,7 @@ from server.strict_json import decode_strictly
 BODY_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 15.0
 LINE_LIMIT = 8190
+DISCARDED_LIMIT = 1024 * 1024
 HEADERS_LIMIT = 64
 FRAMING = frozenset(("version", "Transfer-Encoding"))
 JSON_TYPE = "application/json"
@@ -117,7 +118,7 @@ class App:
 
     async def _read(self, request: web.BaseRequest, limit: int) -> bytes:
         """Read the body within size and time; a body that came with its head costs no timer."""
-        if (request.content_length or 0) > limit:
+        if (request.content_length or 0) > limit + DISCARDED_LIMIT:
             raise Refused("too_large", f"a body of at most {limit} bytes is taken")
         content = request.content
         if not content.is_eof():
@@ -130,17 +131,22 @@ class App:
         return raw
 
     async def _read_slowly(self, request: web.BaseRequest, limit: int) -> bytes:
-        chunks = bytearray()
+        """Read on; what is not far too large is read and thrown away, or the client would never see the refusal."""
+        chunks, size = bytearray(), 0
         try:
             async with asyncio.timeout(self._body_timeout_s):
                 while chunk := await request.content.readany():
-                    chunks += chunk
-                    if len(chunks) > limit:
-                        raise Refused("too_large", f"a body of at most {limit} bytes is taken")
+                    size += len(chunk)
+                    if size <= limit:
+                        chunks += chunk
+                    elif size > limit + DISCARDED_LIMIT:
+                        break
         except TimeoutError:
             raise Refused("timeout", f"the body did not arrive within {self._body_timeout_s:g} s") from None
         except (web.RequestPayloadError, HttpProcessingError):
             raise Refused("bad_request", "the body is not what its head announced") from None
+        if size > limit:
+            raise Refused("too_large", f"a body of at most {limit} bytes is taken")
         return bytes(chunks)
 
 
