@@ -33,7 +33,6 @@ SECURITY_SCHEMES: Json = {
     Auth.QUEUE_TOKEN.value: {
         "type": "http",
         "scheme": "bearer",
-        "bearerFormat": "JWT",
         "description": "The queue token that a join answered; the waiting page sends it as its cookie.",
     },
     Auth.SITE_KEY.value: {"type": "http", "scheme": "bearer", "description": "A key of the protected site."},

@@ -49,7 +49,7 @@ def idempotency_key_of(request: web.BaseRequest) -> str | None:
     key = request.headers.get(IDEMPOTENCY_HEADER)
     if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
         detail = "Idempotency-Key: 1 to 200 visible ASCII characters"
-        raise Refused("bad_request", detail, field=IDEMPOTENCY_HEADER)
+        raise Refused("bad_request", detail, field=str(IDEMPOTENCY_HEADER))
     return key
 
 

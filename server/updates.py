@@ -84,7 +84,7 @@ class Updates:
     def _check_origin(self, request: web.BaseRequest) -> None:
         """Let in the same origin, the allowed ones, and clients that are no browser."""
         origin = request.headers.get(hdrs.ORIGIN)
-        if origin is not None and origin not in self._allowed_origins and urlsplit(origin).netloc != request.host:
+        if origin is not None and origin not in self._allowed_origins and _host_of(origin) != request.host:
             raise Refused("forbidden", "pages of this origin may not open a socket here")
 
     # ---- WebSocket ------------------------------------------------------------------------------------
@@ -189,6 +189,13 @@ class Updates:
     def _whole(self, place: Place, token: str | None, shown: int | None) -> bytes:
         answer = self._desk.render(place, token, shown)
         return msgspec.json.encode(_PlacePush(*(getattr(answer, name) for name in answer.__struct_fields__)))
+
+
+def _host_of(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 async def _refuse(ws: web.WebSocketResponse, refused: Refused) -> None:
