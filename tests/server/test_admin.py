@@ -164,7 +164,7 @@ async def test_an_action_the_state_does_not_allow_is_409_with_a_reason(server: R
 async def test_release_says_what_it_did_and_what_held_it(server: Running) -> None:
     await server.open_event(max_active=2)
     for number in range(5):
-        await server.join(f"u{number}")
+        await server.place(f"u{number}")
     _, answer, _ = await server.call("POST", f"{E1}/release", {"count": 4})
     assert (answer["released"], answer["stepped_over"], answer["limited_by"]) == (2, 0, "capacity")
     _, stats, _ = await server.call("GET", f"{E1}/stats")
@@ -210,7 +210,7 @@ async def test_a_site_key_is_no_admin_key(server: Running) -> None:
 async def test_a_repeated_post_happens_once(server: Running) -> None:
     await server.open_event()
     for number in range(5):
-        await server.join(f"u{number}")
+        await server.place(f"u{number}")
     first = await server.call("POST", f"{E1}/release", {"count": 2}, Idempotency_Key="k1")
     again = await server.call("POST", f"{E1}/release", {"count": 2}, Idempotency_Key="k1")
     assert first[:2] == again[:2]
@@ -220,7 +220,7 @@ async def test_a_repeated_post_happens_once(server: Running) -> None:
 async def test_duplicates_at_the_same_moment_happen_once(server: Running) -> None:
     await server.open_event()
     for number in range(5):
-        await server.join(f"u{number}")
+        await server.place(f"u{number}")
     calls = [server.call("POST", f"{E1}/release", {"count": 1}, Idempotency_Key="k1") for _ in range(8)]
     answers = [answer for _, answer, _ in await asyncio.gather(*calls)]
     assert answers == [answers[0]] * 8
@@ -248,7 +248,7 @@ async def test_a_refused_post_may_be_tried_again_with_its_key(server: Running) -
 async def test_records_are_those_of_the_event_and_of_the_process(server: Running) -> None:
     await server.open_event("other")
     await server.open_event()
-    await server.join("u1")
+    await server.place("u1")
     records = await lines(server)
     assert [record["kind"] for record in records] == ["started", "configured", "opened", "joined"]
     assert {record["event_id"] for record in records[1:]} == {"e1"}

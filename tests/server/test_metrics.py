@@ -60,7 +60,7 @@ async def test_a_scrape_holds_every_series_and_says_what_is(tmp_path: Path) -> N
     async with running(tmp_path) as server:
         await server.open_event(max_active=2)
         for number in range(5):
-            await server.join(f"u{number}")
+            await server.place(f"u{number}")
         await server.call("POST", "/v1/admin/events/e1/release", {"count": 5})
         await server.call("POST", "/v1/admin/snapshot", {})
         text = await scrape(server)
@@ -82,7 +82,7 @@ async def test_promtool_accepts_a_scrape(tmp_path: Path) -> None:
         pytest.skip("promtool is not installed")
     async with running(tmp_path) as server:
         await server.open_event()
-        await server.join("u1")
+        await server.place("u1")
         text = await scrape(server)
     checked = await asyncio.to_thread(
         subprocess.run, [promtool, "check", "metrics"], input=text, text=True, capture_output=True
