@@ -22,10 +22,10 @@ from snapshots.wal import pack_records
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What is left: bytes in the current segment, and whether the next one is reserved."""
+    """What is left: bytes in the current segment, and whether the next one could not be reserved."""
 
     free_bytes: int
-    has_reserve: bool
+    disk_full: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,16 @@ class CommitThread:
         self._tell = tell
         self._retry_s = retry_s
         self._reserve_at = 0.0
+        self._disk_full = False
         self._jobs: SimpleQueue[Sequence[Record] | None] = SimpleQueue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stanchion-log", daemon=True)
 
-    def start(self) -> None:
+    def start(self) -> Room:
+        """Reserve the next segment, in the calling thread, and begin; raises StorageFailed."""
+        self._try_reserve()
         self._thread.start()
+        return self._room()
 
     def commit(self, batch: Sequence[Record]) -> None:
         """Hand over a batch; an empty one becomes an empty frame."""
@@ -86,10 +90,15 @@ class CommitThread:
         self._jobs.put(None)
 
     def join(self) -> None:
+        """Wait for the thread to end."""
         self._thread.join()
 
-    def room(self) -> Room:
-        return Room(self._writer.free_bytes, self._writer.has_reserve)
+    def _room(self) -> Room:
+        return Room(self._writer.free_bytes, self._disk_full)
+
+    def _try_reserve(self) -> bool:
+        self._disk_full = not self._writer.reserve_next()
+        return not self._disk_full
 
     def _run(self) -> None:
         try:
@@ -114,11 +123,11 @@ class CommitThread:
             self._wait_for_room(len(payload))
             size_bytes += self._writer.append(count, payload)
             ends.append(self._writer.position)
-        return Commit(tuple(ends), len(batch), size_bytes, time.perf_counter() - began, self.room())
+        return Commit(tuple(ends), len(batch), size_bytes, time.perf_counter() - began, self._room())
 
     def _wait_for_room(self, payload_bytes: int) -> None:
-        while not self._writer.fits(payload_bytes) and not self._writer.reserve_next():
-            self._tell(self.room())
+        while not self._writer.fits(payload_bytes) and not self._try_reserve():
+            self._tell(self._room())
             if self._stopping.wait(self._retry_s):
                 raise StorageFailed("the log was closed while it waited for space on a full disk")
 
@@ -129,6 +138,6 @@ class CommitThread:
         """
         if self._writer.has_reserve:
             return
-        if time.monotonic() >= self._reserve_at and not self._writer.reserve_next():
+        if time.monotonic() >= self._reserve_at and not self._try_reserve():
             self._reserve_at = time.monotonic() + self._retry_s
-        self._tell(self.room())
+        self._tell(self._room())

@@ -73,7 +73,6 @@ class Journal:
         self._storage = storage
         self._options = options
         self._recovered = recovered
-        self._writer = writer
         self._thread = CommitThread(writer, self._tell, options.reserve_retry_s)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: list[Record] = []
@@ -136,12 +135,11 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         self.failed = self._loop.create_future()
         try:
-            await asyncio.to_thread(self._writer.reserve_next)
+            room = await asyncio.to_thread(self._thread.start)
         except StorageFailed as error:
             self._on_failure(error)
             raise
-        self._thread.start()
-        self._set_limits(self._thread.room())
+        self._set_limits(room)
 
     def refusal(self, *, essential: bool) -> Refused | None:
         """Return why nothing may be appended now, or None; O(1), about 100 ns when nothing is wrong."""
@@ -209,6 +207,7 @@ class Journal:
             yield batch
 
     def stats(self) -> JournalStats:
+        """Return the figures of this moment."""
         queued, counters = self.last_lsn - self.durable_lsn, self._counters
         return JournalStats(
             last_lsn=self.last_lsn,
@@ -362,15 +361,14 @@ class Journal:
         mean_bytes = max(self._mean_bytes, SMALLEST_RECORD_BYTES)
         queue_limit = min(self._options.queue_max_records, int(self._options.queue_max_bytes / mean_bytes))
         anyone = essential = self._queue_limit = queue_limit
-        full = not room.has_reserve
-        if full:
+        if room.disk_full:
             kept_bytes = self._options.segment_bytes // 4
             anyone = min(anyone, int((room.free_bytes - kept_bytes) / mean_bytes))
             essential = min(essential, int((room.free_bytes - kept_bytes // 16) / mean_bytes))
         if self._broken is None and not self._closing:
             self._limits = [anyone, essential]
-        self._counters.storage_full = full
-        if full and not self._retry_armed and self._loop is not None:
+        self._counters.storage_full = room.disk_full
+        if room.disk_full and not self._retry_armed and self._loop is not None:
             self._retry_armed = True
             self._loop.call_later(self._options.reserve_retry_s, self._retry_reserve)
 

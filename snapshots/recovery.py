@@ -100,6 +100,7 @@ def decide(findings: Findings) -> tuple[str, Decision]:
 
 
 def choose_start(survey: Survey) -> Start:
+    """Return from what the state is to be rebuilt."""
     columns = asdict(survey.snapshot_findings())
     return next(start for _, row, start in START if matching(row, columns))
 
@@ -175,12 +176,14 @@ class _Repair:
         self.accepted_loss: str | None = None
 
     def put_snapshots_aside(self) -> None:
+        """Move the snapshots that do not verify into the quarantine folder."""
         for bad in self.survey.bad_snapshots:
             self._alarm(f"{bad.name} is not a snapshot to start from: {bad.problem} at offset {bad.offset}")
             if self._copy_aside(bad.name, 0, self.storage.size_bytes(bad.name)):
                 self.storage.unlink(bad.name)
 
     def put_damaged_log_aside(self) -> None:
+        """Copy damaged segments that are no longer needed; they stay in place until they are pruned."""
         for flaw in self.survey.below:
             self._alarm(f"{flaw.name} is damaged at offset {flaw.offset}, below the snapshot: {flaw.problem}")
             self._copy_aside(flaw.name, 0, self.storage.size_bytes(flaw.name))
@@ -218,6 +221,7 @@ class _Repair:
         self._alarm(self.accepted_loss)
 
     def remove_temporaries(self) -> None:
+        """Remove reserved space and half-written snapshots: nothing in them was ever acknowledged."""
         for folder, suffix in ((LOG_FOLDER, RESERVED_SUFFIX), (SNAPSHOT_FOLDER, TEMPORARY_SUFFIX)):
             for name in self.storage.names(folder):
                 if name.endswith(suffix):

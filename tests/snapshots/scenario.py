@@ -5,8 +5,12 @@ the package. Each visitor's `user_id` names its LSN and its generation, so an in
 """
 
 import asyncio
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+import pytest
 
 from engine.records import Joined, Record
 from snapshots.journal import Journal, JournalOptions
@@ -144,3 +148,30 @@ def check_promise(journal: Any, promise: Any, ever: dict[int, set[str]]) -> None
         assert user_id in ever[lsn], "a record was invented"
     assert journal.epoch > promise.epoch, "an epoch is used twice"
     assert not journal.found.alarms, f"a crash raises an alarm: {journal.found.alarms}"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until something in another thread has happened."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+class Gate:
+    """Holds the commit thread before its next fdatasync, so that a test decides what happens meanwhile."""
+
+    def __init__(self, storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+        perform = storage.perform
+
+        def held(action: str, *arguments: object) -> object:
+            if action == "fdatasync":
+                self.reached.set()
+                assert self.opened.wait(10)
+            return perform(action, *arguments)
+
+        monkeypatch.setattr(storage, "perform", held)
+
+    async def wait(self) -> None:
+        await asyncio.to_thread(self.reached.wait, 10)
