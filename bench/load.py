@@ -1,32 +1,33 @@
 """A lean HTTP client for load: keep-alive connections, prebuilt requests, latencies into a histogram.
 
 It must cost the machine less than what it measures, so it speaks just enough HTTP/1.1 to cut answers out of
-the stream by their Content-Length. Closed loop: each connection sends its next request when it has its answer.
+the stream by their Content-Length. Closed loop: each connection sends its next request when it has its answer,
+so there is no schedule to fall behind, and a latency is the time from sending to the whole answer. The first
+answer on a connection is counted but not timed: it waits for all the others to be accepted.
 """
 
 import asyncio
 import time
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+import uvloop
 from hdrh.histogram import HdrHistogram
 
 LONGEST_US = 60_000_000
-
-
-def latency_histogram() -> HdrHistogram:
-    """Return an empty histogram of microseconds up to a minute."""
-    return HdrHistogram(1, LONGEST_US, 3)
+TIME_LIMIT_S = 300.0
+HOST = "127.0.0.1"
 
 
 @dataclass(slots=True)
 class LoadResult:
-    """What one run of load saw; `per_s` is answers by wall time."""
+    """What one run of load saw; `per_s` is answers by wall time, `latencies_s` is without each connection's first."""
 
     seconds: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
-    latencies_us: HdrHistogram = field(default_factory=latency_histogram)
+    latencies_s: "array[float]" = field(default_factory=lambda: array("d"))
 
     @property
     def answers(self) -> int:
@@ -40,21 +41,34 @@ class LoadResult:
 
     def percentiles_ms(self) -> dict[str, float]:
         """Return p50, p90, p99, p99.9 and the maximum in milliseconds."""
-        histogram = self.latencies_us
-        marks = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
-        named = {name: histogram.get_value_at_percentile(mark) / 1000 for name, mark in marks.items()}
-        return {**named, "max": histogram.get_max_value() / 1000}
+        return percentiles_ms(self.latencies_s)
+
+
+def percentiles_ms(latencies_s: Iterable[float]) -> dict[str, float]:
+    """Return p50, p90, p99, p99.9 and the maximum in milliseconds, through an HdrHistogram."""
+    histogram = HdrHistogram(1, LONGEST_US, 3)
+    for latency_s in latencies_s:
+        histogram.record_value(min(int(latency_s * 1e6) or 1, LONGEST_US))
+    marks = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
+    named = {name: histogram.get_value_at_percentile(mark) / 1000 for name, mark in marks.items()}
+    return {**named, "max": histogram.get_max_value() / 1000}
 
 
 class _Connection(asyncio.Protocol):
     """One keep-alive connection that works through a shared supply of requests."""
 
-    def __init__(self, requests: Iterator[bytes], result: LoadResult, on_body: Callable[[bytes], None] | None) -> None:
+    def __init__(
+        self,
+        requests: Iterator[bytes],
+        result: LoadResult,
+        on_answer: Callable[[float, float, bytes], None] | None,
+    ) -> None:
         self._requests = requests
         self._result = result
-        self._on_body = on_body
+        self._on_answer = on_answer
         self._buffer = b""
         self._sent_s = 0.0
+        self._is_first = True
         self._transport: asyncio.Transport | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -84,10 +98,13 @@ class _Connection(asyncio.Protocol):
             self._buffer = buffer
             return
         self._buffer = b""
-        self._result.latencies_us.record_value(int((time.perf_counter() - self._sent_s) * 1e6) or 1)
+        now_s = time.perf_counter()
+        if not self._is_first:
+            self._result.latencies_s.append(now_s - self._sent_s)
+        self._is_first = False
         self._result.statuses[int(buffer[9:12])] += 1
-        if self._on_body is not None:
-            self._on_body(buffer[body_at : body_at + length])
+        if self._on_answer is not None:
+            self._on_answer(self._sent_s, now_s, buffer[body_at : body_at + length])
         self._next()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -101,19 +118,34 @@ async def closed_loop(
     requests: Iterator[bytes],
     *,
     connections: int = 64,
-    on_body: Callable[[bytes], None] | None = None,
+    on_answer: Callable[[float, float, bytes], None] | None = None,
 ) -> LoadResult:
-    """Send all requests over so many keep-alive connections and return what came back."""
+    """Send all requests over so many keep-alive connections and return what came back.
+
+    `on_answer` is told of each answer: when it was asked for, when it came, and its body.
+    """
     result = LoadResult()
     loop = asyncio.get_running_loop()
     started_s = time.perf_counter()
     pairs = [
-        await loop.create_connection(lambda: _Connection(requests, result, on_body), host, port)
+        await loop.create_connection(lambda: _Connection(requests, result, on_answer), host, port)
         for _ in range(connections)
     ]
     await asyncio.gather(*(connection.done for _, connection in pairs))
     result.seconds = time.perf_counter() - started_s
     return result
+
+
+def run_load(
+    port: int,
+    requests: Iterable[bytes],
+    *,
+    connections: int = 64,
+    on_answer: Callable[[float, float, bytes], None] | None = None,
+) -> LoadResult:
+    """Run a closed loop against this machine and wait for its end; raises TimeoutError after TIME_LIMIT_S."""
+    load = closed_loop(HOST, port, iter(requests), connections=connections, on_answer=on_answer)
+    return uvloop.run(asyncio.wait_for(load, TIME_LIMIT_S))
 
 
 def post(host: str, path: str, body: bytes, *headers: str) -> bytes:

@@ -1,0 +1,66 @@
+"""What each bench is expected to show, written down before it is measured.
+
+A target is a ratio of two things measured in the same run wherever that is possible, because an absolute time
+says as much about the machine as about the program. At the sizes of `--quick` most mean nothing and are not
+judged; `judged_when_quick` names the others.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+
+class Target(NamedTuple):
+    """`sense` is ">=" or "<="; `limit` is what has to be reached."""
+
+    bench: str
+    what: str
+    sense: str
+    limit: float
+    unit: str
+    judged_when_quick: bool = False
+
+    def reached(self, measured: float) -> bool:
+        """Return whether a measured value is as good as it has to be."""
+        return measured >= self.limit if self.sense == ">=" else measured <= self.limit
+
+    def verdict(self, measured: float | None, *, quick: bool) -> str:
+        """Return "reached", or what was measured instead of what was expected."""
+        if measured is None:
+            return "not measured"
+        if quick and not self.judged_when_quick:
+            return "not judged at this size"
+        if self.reached(measured):
+            return "reached"
+        return f"NOT REACHED: {measured:.3g} instead of {self.limit:g}"
+
+    def sentence(self) -> str:
+        """Return the target for people."""
+        return f"{self.what} {'≥' if self.sense == '>=' else '≤'} {self.limit:g} {self.unit}".rstrip()
+
+
+TARGETS: Mapping[str, Target] = MappingProxyType(
+    {
+        "line.rank": Target("line", "rank with 1,000,000 waiting", "<=", 3.0, "µs"),
+        "room.join": Target("room", "engine join ÷ bare handler, CPU", "<=", 0.1, "×"),
+        "room.memory": Target("room", "memory per waiting visitor", "<=", 400.0, "bytes"),
+        "wal.group": Target("wal", "records/s with 512 waiters ÷ bare write and flush loop", ">=", 20.0, "×"),
+        "http.join": Target("http", "durable joins/s ÷ bare handler's", ">=", 0.95, "×"),
+        "http.join_redis": Target("http", "joins/s ÷ the Redis design's", ">=", 4.0, "×"),
+        "http.join_p99": Target("http", "join p99 ÷ the Redis design's", "<=", 1.0, "×"),
+        "http.rank_redis": Target("http", "rank queries/s ÷ the Redis design's", ">=", 2.0, "×"),
+        "http.rank_p99": Target("http", "rank p99 ÷ the Redis design's", "<=", 1.0, "×"),
+        "http.growth": Target("http", "join with 1,000,000 waiting ÷ with 10,000, CPU", "<=", 1.2, "×"),
+        "push.cost": Target("push", "push ÷ bare send loop, CPU per socket", "<=", 1.6, "×"),
+        "push.in_time": Target("push", "share of sockets reached within 1 s of the release", ">=", 1.0, ""),
+        "recovery.snapshot": Target("recovery", "restore 1,000,000 visitors from a snapshot", "<=", 5.0, "s"),
+        "recovery.log": Target("recovery", "restore 1,000,000 visitors from the log alone", "<=", 5.0, "s"),
+        "recovery.stall": Target("recovery", "longest stall while a snapshot is written − control", "<=", 20.0, "ms"),
+        "crowd.exact": Target("crowd", "share of answers that were exactly right", ">=", 1.0, "", True),
+    }
+)
+
+
+def targets_of(bench: str) -> dict[str, Target]:
+    """Return the targets of one bench by key."""
+    return {key: target for key, target in TARGETS.items() if target.bench == bench}
