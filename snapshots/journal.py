@@ -73,6 +73,7 @@ class Journal:
         self._storage = storage
         self._options = options
         self._recovered = recovered
+        self._writer = writer
         self._thread = CommitThread(writer, self._tell, options.reserve_retry_s)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: list[Record] = []
@@ -235,7 +236,9 @@ class Journal:
         self._closing = True
         self._limits = [0, 0]
         try:
-            if self._loop is not None:
+            if self._loop is None:
+                self._writer.close()
+            else:
                 await self._drain()
         finally:
             self._storage.unlock()

@@ -321,3 +321,10 @@ async def test_many_callers_at_once_on_a_real_disk_all_find_their_records_again(
     for number in range(32):
         assert [r.arrival for r in records if r.event_id == f"{number}"] == list(range(40))
     await again.close()
+
+
+async def test_a_journal_that_was_only_opened_is_closed_without_a_trace_of_disorder() -> None:
+    storage = MemoryStorage()
+    await Journal.open(storage, JournalOptions(**SMALL)).close()
+    journal = Journal.open(storage, JournalOptions(**SMALL))
+    assert (journal.last_lsn, journal.found.torn_bytes, journal.found.alarms) == (0, 0, ())
