@@ -197,6 +197,7 @@ def settings_from(changes: Mapping[str, object], base: Settings | None = None) -
             errors.append((name, f"{allowed}, or null" if knob.nullable else allowed))
     if not errors:
         merged = (base or Settings()).as_map() | dict(changes)
+        merged["return_to_origins"] = tuple(merged["return_to_origins"])  # type: ignore[arg-type]
         settings = Settings(**{knob.name: merged[knob.name] for knob in fields(Settings)})  # type: ignore[arg-type]
         errors = [(name, problem) for name, holds, problem in RELATIONS if not holds(settings)]
         if not errors:
