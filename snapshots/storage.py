@@ -21,7 +21,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -112,8 +112,19 @@ class DiskFile:
         self._path = path
         self._descriptor = descriptor
 
+    @contextmanager
+    def _errors(self, action: str) -> Iterator[None]:
+        """Turn an OSError into StorageFailed under the name the file has now; it may have been renamed."""
+        try:
+            yield
+        except OSError as error:
+            with suppress(OSError):
+                self._path = Path(os.readlink(f"/proc/self/fd/{self._descriptor}"))
+            with storage_errors(action, self._path):
+                raise error
+
     def write(self, offset: int, data: bytes) -> None:
-        with storage_errors("write", self._path):
+        with self._errors("write"):
             rest = memoryview(data)
             while rest:
                 written = os.pwrite(self._descriptor, rest, offset)
@@ -121,19 +132,19 @@ class DiskFile:
                 rest = rest[written:]
 
     def truncate(self, length: int) -> None:
-        with storage_errors("truncate", self._path):
+        with self._errors("truncate"):
             os.ftruncate(self._descriptor, length)
 
     def fdatasync(self) -> None:
-        with storage_errors("flush", self._path):
+        with self._errors("flush"):
             os.fdatasync(self._descriptor)
 
     def fsync(self) -> None:
-        with storage_errors("flush", self._path):
+        with self._errors("flush"):
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        with storage_errors("close", self._path):
+        with self._errors("close"):
             os.close(self._descriptor)
 
 

@@ -230,6 +230,19 @@ def test_an_error_other_than_full_fails_a_reservation(tmp_path: Path, monkeypatc
         DiskStorage(tmp_path).reserve("b", 100)
 
 
+def test_a_failure_names_the_file_as_it_is_called_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    storage = DiskStorage(tmp_path)
+    file = storage.create("before")
+    storage.rename("before", "after")
+    monkeypatch.setattr(os, "fdatasync", broken)
+    with pytest.raises(StorageFailed, match=r"cannot flush .*/after: Input/output error"):
+        file.fdatasync()
+    file.close()
+
+
 async def a_small_life(root: Path) -> None:
     journal = Journal.open(DiskStorage(root), JournalOptions(**SMALL))
     await journal.start()
