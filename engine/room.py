@@ -7,10 +7,8 @@ them again. `apply` is the only code that changes state, and it is the same for 
 one read back from the log, so replay equals live by construction. The room has no clock (every call is
 given `now_ms`), no I/O and no randomness.
 
-What may happen is written in two tables. EVENT_ACTIONS says, for each state of the event and each action of
-an operator, which record is written, or "=" for nothing to do, or the reason of a 409. VISITOR_INPUTS says
-the same for each status of a visitor and each thing a visitor or the site may do. Code below the tables only
-builds the records they name. Everybody in line counts as present.
+What may happen is written in the tables of `engine.transitions`; the code here only builds the records they
+name. Everybody in line counts as present.
 
 Statuses: waiting → ready (released) → completed; left from any live status. Ended places never change again
 and are kept; whoever joins again gets a new place at the end. Pausing and closing are views of the event:
@@ -46,64 +44,11 @@ from engine.records import (
 )
 from engine.register import ACTIVE, COMPLETED, LEFT, LIVE, NONE, PARKED, READY, STATUSES, WAITING, Register
 from engine.settings import Settings, settings_from
+from engine.transitions import EVENT_ACTIONS, FIXED, JOIN_REFUSALS, VISITOR_INPUTS
 from engine.views import EventChanged, EventView, Place, PlacesChanged, Ranking, ReleaseResult, Stats
 
 NUMBER_LIMIT = 2**32
 REASON_LENGTH = 280
-
-STATES = ("draft", "open", "paused", "closed")
-
-# action → state → record to write, "=" (nothing to do), or "! reason" (409 conflict)
-EVENT_ACTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "open": {"draft": "opened", "open": "=", "paused": "! paused: resume it", "closed": "reopened"},
-        "pause": {"draft": "! not_open", "open": "paused", "paused": "messaged", "closed": "! closed"},
-        "resume": {"draft": "! not_open", "open": "=", "paused": "resumed", "closed": "! closed"},
-        "close": {"draft": "closed", "open": "closed", "paused": "closed", "closed": "="},
-        "release": {"draft": "! not_open", "open": "released", "paused": "released", "closed": "! closed"},
-        "tick": {"draft": "=", "open": "released", "paused": "=", "closed": "="},
-        "delete": {"draft": "deleted", "open": "! open", "paused": "! paused", "closed": "deleted"},
-    }
-)
-
-# input → status → record to write, "=" (nothing to do), or "! reason" (409 not_active)
-VISITOR_INPUTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "join": {
-            **dict.fromkeys(("none", "completed", "expired", "left", "removed"), "joined"),
-            **dict.fromkeys(("lobby", "waiting", "parked", "ready", "active"), "="),
-        },
-        "leave": {
-            **dict.fromkeys(("lobby", "waiting", "parked", "ready", "active"), "left"),
-            **dict.fromkeys(("completed", "expired", "left", "removed"), "="),
-        },
-        "complete": {
-            **dict.fromkeys(("ready", "active"), "completed"),
-            "completed": "=",
-            **dict.fromkeys(("lobby", "waiting", "parked"), "! not_released"),
-            **dict.fromkeys(("expired", "left", "removed"), "! ended"),
-        },
-    }
-)
-
-# What a join meets that would make a new place: state → (code, detail).
-JOIN_REFUSALS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "draft": ("not_open", "the event is not open yet"),
-        "closed": ("closed", "the event is closed"),
-    }
-)
-
-# Settings that may no longer change, by state.
-TEXTS = frozenset(("name", "page", "return_to", "return_to_origins", "variants", "retention_s"))
-FIXED: Mapping[str, Callable[[str], bool]] = MappingProxyType(
-    {
-        "draft": lambda name: False,
-        "open": lambda name: name in ("queueing", "lobby", "lobby_opens_at_ms", "opens_at_ms"),
-        "paused": lambda name: name in ("queueing", "lobby", "lobby_opens_at_ms", "opens_at_ms"),
-        "closed": lambda name: name not in TEXTS,
-    }
-)
 
 _LEAVES_LINE = frozenset((WAITING,))
 _CELLS_OF_JOIN = tuple(VISITOR_INPUTS["join"][status] for status in STATUSES)

@@ -56,7 +56,7 @@ class VisitorApi:
         """Answer the caller's place, exactly as it is now; asking counts as presence."""
         claims = self._desk.claims(call.request, call.event_id, cookie=True)
         place = await self._backend.touch(call.event_id, claims.arrival, claims.user_id)
-        return json_answer(self._desk.render(place, self._desk.renewed(claims, place), call.query.shown))
+        return json_answer(self._desk.render(place, self._desk.renewed(claims, place), call.query.shown or None))
 
     async def heartbeat(self, call: Call) -> Answer:
         """Count as present without reading anything new."""
@@ -82,36 +82,28 @@ class VisitorApi:
 
     def routes(self) -> list[Route]:
         """Return the rows of the visitor and site API."""
-        place = PlaceAnswer
+        return [*self._changing(), *self._reading()]
+
+    def _changing(self) -> list[Route]:
+        join_headers = {"Idempotency-Key": "proof of holding the place, and what makes retrying safe"}
         return [
             Route(
                 "POST",
                 f"{EVENT}/join",
                 self.join,
                 "Join the line",
-                {201: place, 200: place | UnprovenPlace},
+                {201: PlaceAnswer, 200: PlaceAnswer | UnprovenPlace},
                 body=JoinRequest,
                 problems=(401, 403, 409, 410, 503),
-                headers={"Idempotency-Key": "proof of holding the place, and what makes retrying safe"},
+                headers=join_headers,
                 operation="join",
-            ),
-            Route(
-                "GET",
-                f"{EVENT}/position",
-                self.position,
-                "Read one's place",
-                {200: place},
-                Auth.QUEUE_TOKEN,
-                query=PositionQuery,
-                problems=(401,),
-                operation="position",
             ),
             Route(
                 "POST",
                 f"{EVENT}/heartbeat",
                 self.heartbeat,
                 "Be present without reading",
-                {200: place},
+                {200: PlaceAnswer},
                 Auth.QUEUE_TOKEN,
                 body=HeartbeatRequest,
                 problems=(401,),
@@ -127,17 +119,6 @@ class VisitorApi:
                 problems=(401,),
                 operation="leave",
             ),
-            Route("GET", EVENT, self.event, "Read an event", {200: EventAnswer}),
-            Route(
-                "GET",
-                f"{EVENT}/updates",
-                self._updates.serve,
-                "Be told of changes (WebSocket or SSE)",
-                {200: str, 101: None},
-                Auth.QUEUE_TOKEN,
-                problems=(401, 403),
-                content_type="text/event-stream",
-            ),
             Route(
                 "POST",
                 f"{EVENT}/complete",
@@ -149,5 +130,31 @@ class VisitorApi:
                 problems=(401, 409),
                 tag="site",
                 operation="complete",
+            ),
+        ]
+
+    def _reading(self) -> list[Route]:
+        return [
+            Route("GET", EVENT, self.event, "Read an event", {200: EventAnswer}),
+            Route(
+                "GET",
+                f"{EVENT}/position",
+                self.position,
+                "Read one's place",
+                {200: PlaceAnswer},
+                Auth.QUEUE_TOKEN,
+                query=PositionQuery,
+                problems=(401,),
+                operation="position",
+            ),
+            Route(
+                "GET",
+                f"{EVENT}/updates",
+                self._updates.serve,
+                "Be told of changes (WebSocket or SSE)",
+                {200: str, 101: None},
+                Auth.QUEUE_TOKEN,
+                problems=(401, 403),
+                content_type="text/event-stream",
             ),
         ]

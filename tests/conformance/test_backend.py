@@ -144,7 +144,11 @@ async def test_settings_are_changed_only_from_the_revision_that_was_read(backend
 
 
 async def test_settings_beyond_the_capabilities_are_refused_by_name(backend: Backend) -> None:
-    needs = {"draw": {"lobby": True}, "signed_joins": {"join_policy": "signed"}, "offline_redemption": {"redemption": "offline"}}
+    needs = {
+        "draw": {"lobby": True},
+        "signed_joins": {"join_policy": "signed"},
+        "offline_redemption": {"redemption": "offline"},
+    }
     for capability, changes in needs.items():
         if not getattr(backend.capabilities, capability):
             error = await refused(backend.configure("e1", changes, OPS, replace=False), "invalid_settings")

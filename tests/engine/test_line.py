@@ -17,7 +17,9 @@ def test_the_examples_in_the_docstrings_run() -> None:
 
 
 @given(st.integers(1, 2**32 - 1), st.integers(0, 9), st.integers(0, 10**6))
-def test_an_order_key_gives_its_number_back_and_priority_only_ever_lowers_it(number: int, level: int, boost: int) -> None:
+def test_an_order_key_gives_its_number_back_and_priority_only_ever_lowers_it(
+    number: int, level: int, boost: int
+) -> None:
     key = order_key(number, level, boost)
     assert number_of(key) == number
     assert key <= order_key(number)

@@ -113,7 +113,9 @@ async def settle() -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_no_write_is_answered_before_it_is_durable(name: str, backend: MemoryBackend, journal: GatedJournal) -> None:
+async def test_no_write_is_answered_before_it_is_durable(
+    name: str, backend: MemoryBackend, journal: GatedJournal
+) -> None:
     answer = asyncio.ensure_future(CALLS[name](backend))
     await settle()
     assert not answer.done() and journal.last_lsn > journal.durable_lsn
@@ -173,7 +175,9 @@ async def test_a_client_that_goes_away_takes_no_record_with_it(backend: MemoryBa
     assert (await backend.join("e1", "gone", 0)).number == 3
 
 
-async def test_a_failed_log_fails_those_who_wait_and_claims_nothing(backend: MemoryBackend, journal: GatedJournal) -> None:
+async def test_a_failed_log_fails_those_who_wait_and_claims_nothing(
+    backend: MemoryBackend, journal: GatedJournal
+) -> None:
     answer = asyncio.ensure_future(backend.join("e1", "new", 0))
     await settle()
     journal.open_gate(Refused("backend_unavailable", "the log failed"))

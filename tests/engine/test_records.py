@@ -11,7 +11,6 @@ from engine import records
 from engine.errors import Damaged
 from engine.records import KINDS, Joined, Left, Started, decode, encode, kind_of
 
-
 VALUES: dict[object, object] = {
     int: 7,
     str: "s",

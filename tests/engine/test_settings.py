@@ -43,7 +43,11 @@ def test_null_is_taken_only_where_it_means_something() -> None:
 
 
 def test_everything_wrong_is_told_at_once() -> None:
-    assert set(problems_of({"batch_size": 0, "queueing": "lifo", "colour": "red"})) == {"batch_size", "queueing", "colour"}
+    assert set(problems_of({"batch_size": 0, "queueing": "lifo", "colour": "red"})) == {
+        "batch_size",
+        "queueing",
+        "colour",
+    }
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ def minted(user_id: str = "u1", tokens: QueueTokens = TOKENS, epoch: int = 5) ->
     return tokens.mint("e1", user_id, 7, 8, epoch, NOW_S)
 
 
-def problem_of(token: str, *, tokens: QueueTokens = TOKENS, event_id: str = "e1", epoch: int = 5, now_s: int = NOW_S) -> str:
+def problem_of(
+    token: str, *, tokens: QueueTokens = TOKENS, event_id: str = "e1", epoch: int = 5, now_s: int = NOW_S
+) -> str:
     with pytest.raises(Refused) as caught:
         tokens.check(token, event_id, epoch, now_s)
     assert (caught.value.code, caught.value.status) == ("bad_token", 401)
