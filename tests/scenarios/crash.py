@@ -74,6 +74,7 @@ class Client:
         self.address = address
         self.index = index
         self.history: list[Entry] = []
+        self.complaints: list[str] = []
         self.losses = 0
         self._connection: Connection | None = None
         self._life = 0
@@ -124,6 +125,10 @@ class Client:
         )
         self.history.append(entry._replace(**more))
 
+    def complain(self, op: str, reply: Reply, about: object) -> None:
+        """Note that something acknowledged before is now refused."""
+        self.complaints.append(f"{op} of {about} was answered {reply.status} {reply.body[:200]!r}")
+
 
 @dataclass(slots=True)
 class Held:
@@ -132,7 +137,7 @@ class Held:
     user_id: str
     number: int
     arrival: int
-    token: str
+    token: str = field(repr=False)
     key: str
     body: dict[str, str]
 
@@ -164,8 +169,10 @@ class Visitor(Client):
         reply, sent_s = await self.insist(request("POST", f"{EVENT}/join", body, key=key))
         assert reply.status in (200, 201), reply.body
         place = reply.json(PlaceReply)
+        if place.token is None:
+            self.complain("join", reply, f"key {key}, which held this place or nobody's")
+            return
         self.note("join", reply, sent_s, place, key=key)
-        assert place.token is not None, "a join with the key of the place gets its token"
         if place.arrival not in self.tokens:
             self.tokens[place.arrival] = place.token
             self._held.append(Held(place.user_id, place.number, place.arrival, place.token, key, body))
@@ -198,7 +205,10 @@ class Visitor(Client):
             reply = await self.ask(request("GET", f"{EVENT}/position", bearer=held.token))
         except OSError:
             return
-        assert reply.status == 200, reply.body
+        if reply.status != 200:
+            self.complain("position", reply, held)
+            self._held.remove(held)
+            return
         place = reply.json(PlaceReply)
         self.note("position", reply, reply.sent_s, place)
         if place.status == "ready":
@@ -209,9 +219,11 @@ class Visitor(Client):
     async def _complete(self, held: Held) -> None:
         body = {"user_id": held.user_id}
         reply, sent_s = await self.insist(request("POST", f"{EVENT}/complete", body, bearer=self.address.site_key))
-        assert reply.status == 200, reply.body
-        self.note("complete", reply, sent_s, reply.json(PlaceReply), arrival=held.arrival, position=None)
         self._held.remove(held)
+        if reply.status == 200:
+            self.note("complete", reply, sent_s, reply.json(PlaceReply), arrival=held.arrival, position=None)
+        else:
+            self.complain("complete", reply, held)
 
     async def leave(self) -> Held | None:
         """Give somebody's place up."""
@@ -220,7 +232,9 @@ class Visitor(Client):
         held = self._chance.choice(self._held)
         self._held.remove(held)
         reply, sent_s = await self.insist(request("POST", f"{EVENT}/leave", {}, bearer=held.token))
-        assert reply.status == 204, reply.body
+        if reply.status != 204:
+            self.complain("leave", reply, held)
+            return None
         self.note("leave", reply, sent_s, PlaceReply("", held.number, held.user_id, held.arrival))
         return held
 
@@ -330,6 +344,7 @@ class Ordeal:
                 self._daemon.kill()
         report = check(evidence)
         report.faults["diverged"] += self._rewritten
+        report.faults["lost"] += [complaint for visitor in self._visitors for complaint in visitor.complaints]
         clients = (*self._visitors, self._operator, self._observer)
         losses = sum(client.losses for client in clients)
         seconds = time.monotonic() - started_s
