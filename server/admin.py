@@ -184,7 +184,7 @@ class AdminApi:
 
     async def delete_event(self, call: Call, actor: str) -> Answer:
         revision = await self._expected_revision(call)
-        await self._backend.delete(call.event_id, By(actor, None, call.query.note), revision)
+        await self._backend.delete(call.event_id, By(actor, None, call.query.note or None), revision)
         return no_content()
 
     async def _expected_revision(self, call: Call) -> int | None:
@@ -290,7 +290,7 @@ _STREAM = {
     "X-Content-Type-Options": "nosniff",
     hdrs.SERVER: "Stanchion",
 }
-_IF_MATCH = {"If-Match": "the ETag of the settings to change; 412 when they were changed meanwhile"}
+_IF_MATCH = {"If-Match": "the ETag of the settings to change, or *; 412 when they were changed meanwhile"}
 _ONCE = {"Idempotency-Key": "a repeated call with the same key gets the same answer and happens once"}
 _CREATED = {200: wire.AdminEvent, 201: wire.AdminEvent}
 

@@ -127,14 +127,14 @@ class SnapshotRequest(Struct, forbid_unknown_fields=True):
 class DeleteQuery(Struct, forbid_unknown_fields=True):
     """What the audit should say of a deletion."""
 
-    note: Note | None = None
+    note: Note | UnsetType = UNSET
 
 
 class RecordsQuery(Struct, forbid_unknown_fields=True, rename={"from_lsn": "from", "to_lsn": "to"}):
     """The first and the last LSN; the newest durable one when `to` is left out or lies ahead."""
 
     from_lsn: Annotated[int, Meta(ge=1, le=MAX_MS)] = 1
-    to_lsn: Annotated[int, Meta(ge=1, le=MAX_MS)] | None = None
+    to_lsn: Annotated[int, Meta(ge=1, le=MAX_MS)] | UnsetType = UNSET
 
 
 class AdminEvent(Struct):

@@ -26,7 +26,7 @@ CACHED = b"Cache-Control: public, max-age=300\r\n"
 
 HEADER_SCHEMAS: Mapping[str, Json] = {
     "Idempotency-Key": {"type": "string", "pattern": "^[!-~]{1,200}$"},
-    "If-Match": {"type": "string", "pattern": '^("[0-9]{1,15}"|\\*)$'},
+    "If-Match": {"type": "string", "pattern": '^"[0-9]{1,15}"$'},
 }
 
 SECURITY_SCHEMES: Json = {

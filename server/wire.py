@@ -52,7 +52,7 @@ class LaterMessage(msgspec.Struct, forbid_unknown_fields=True):
 class PositionQuery(msgspec.Struct, forbid_unknown_fields=True):
     """What the caller was shown last."""
 
-    shown: Shown | None = None
+    shown: Shown | msgspec.UnsetType = msgspec.UNSET
 
 
 class HeartbeatRequest(msgspec.Struct, forbid_unknown_fields=True):

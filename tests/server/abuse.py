@@ -2,9 +2,15 @@
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
+
+from engine.views import Stats
+from tests.server.running import Running, running
 
 READ_TIMEOUT_S = 3.0
 
@@ -25,6 +31,31 @@ class Reply:
         problem: dict[str, object] = msgspec.json.decode(self.body)
         assert problem["status"] == self.status
         return problem
+
+
+@asynccontextmanager
+async def unchanged(folder: Path) -> AsyncIterator[Running]:
+    """Run a server with an open event and three in line; see that the block has left the line as it was."""
+    async with running(folder, body_timeout_s=0.15, first_message_s=0.15) as server:
+        await server.open_event(batch_interval_s=3600)
+        for number in range(3):
+            await server.place(f"u{number}")
+        before = await _facts(server)
+        yield server
+        assert await _facts(server) == before
+        server.backend.venue.check()
+        assert (await send(server.port, request("GET", "/healthz"))).status == 200
+
+
+async def _facts(server: Running) -> tuple[int, int, Stats]:
+    stats = await server.backend.stats("e1")
+    return server.backend.venue.digest(), server.backend.status().version, stats._replace(next_release_in_ms=None)
+
+
+def assert_refused(reply: Reply, *statuses: int) -> None:
+    """See that an answer is a problem document of one of these statuses (any 4xx when none is given)."""
+    assert reply.status in statuses if statuses else 400 <= reply.status < 500, reply
+    assert reply.problem["code"]
 
 
 async def send(port: int, *pieces: bytes, end: bool = False) -> Reply:
