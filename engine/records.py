@@ -18,11 +18,17 @@ SettingsMap: TypeAlias = Mapping[str, object]
 
 
 class Started(NamedTuple):
-    """A process took up the log: a new epoch begins. `wall_ms` is Unix time, for display only."""
+    """A process took up the log: a new epoch begins. `wall_ms` is Unix time, for display only.
+
+    Where history may have been lost (a restored backup, a loss an operator accepted), `lost` says what, for the
+    audit, and every event's next number leaves a gap of `gap`, so that lost numbers stay with their holders.
+    """
 
     at_ms: int
     epoch: int
     wall_ms: int
+    gap: int
+    lost: str | None
 
 
 class Checkpoint(NamedTuple):

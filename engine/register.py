@@ -54,6 +54,14 @@ class Register:
         self._digest += key * _WEIGHT[status]
         return arrival
 
+    def skip(self, count: int) -> None:
+        """Leave a gap of so many arrivals that nobody here holds; O(count)."""
+        self.user_ids += [""] * count
+        self.status += bytes(count)
+        for column in (self.keys, self.proofs, self.joined_ms, self.seen_ms):
+            column.extend(array("Q", bytes(8 * count)))
+        self.counts[NONE] += count
+
     def move(self, arrival: int, status: int) -> None:
         """Give a row another status."""
         old = self.status[arrival]
@@ -96,6 +104,7 @@ class Register:
     def settle(self, now_ms: int) -> None:
         """Rebuild what is derived from the columns after loading; O(n)."""
         self.by_user = dict(zip(islice(self.user_ids, 1, None), range(1, len(self.user_ids)), strict=True))
+        self.by_user.pop("", None)
         self.counts = [self.status.count(status) for status in range(len(STATUSES))]
         self.counts[NONE] -= 1
         self._digest = sum(key * _WEIGHT[status] for key, status in zip(self.keys, self.status, strict=True))

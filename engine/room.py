@@ -297,8 +297,9 @@ class Room:
         """Take in one record of this event; raises Damaged when it cannot follow from the state."""
         _APPLY[type(record)](self, record)
 
-    def started(self, at_ms: int) -> None:
+    def started(self, at_ms: int, gap: int) -> None:
         """A process took over: everybody counts as just heard, and a full interval passes before a batch."""
+        self.register.skip(gap)
         self.register.hear_everybody(at_ms)
         self._pace_base_ms = self.event_time_ms(at_ms)
 

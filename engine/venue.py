@@ -18,6 +18,7 @@ from engine.views import EventGone
 
 CHECKPOINT_EVERY = 5_000
 EVENTS_LIMIT = 10_000
+RENUMBER_GAP = 100_000
 
 
 class Venue:
@@ -58,9 +59,12 @@ class Venue:
         self.room(event_id).control("delete", by, now_ms)
         self._delete(event_id)
 
-    def start(self, epoch: int, now_ms: int, wall_ms: int) -> None:
-        """Begin an epoch: everybody counts as just heard and no batch leaves before a full interval."""
-        record = Started(now_ms, epoch, wall_ms)
+    def start(self, epoch: int, now_ms: int, wall_ms: int, lost: str | None = None) -> None:
+        """Begin an epoch: everybody counts as just heard and no batch leaves before a full interval.
+
+        `lost` says what history may be missing; then numbers go on behind a gap.
+        """
+        record = Started(now_ms, epoch, wall_ms, RENUMBER_GAP if lost else 0, lost)
         self._apply(record)
         self.outbox.write(record)
 
@@ -87,7 +91,7 @@ class Venue:
         if isinstance(record, Started):
             self.epoch = record.epoch
             for room in self.rooms.values():
-                room.started(record.at_ms)
+                room.started(record.at_ms, record.gap)
         elif isinstance(record, Checkpoint):
             if record.digest != self.digest():
                 raise Damaged(f"LSN {self.outbox.lsn + 1}: the state differs from the digest in the log")

@@ -21,7 +21,7 @@ from snapshots.wal import pack_records
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Space:
     """What is left: bytes in the current segment, and whether the next one could not be reserved."""
 
     free_bytes: int
@@ -36,7 +36,7 @@ class Commit:
     count: int
     size_bytes: int
     seconds: float
-    room: Room
+    space: Space
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Stopped:
     """The log was sealed and the thread has ended."""
 
 
-Message: TypeAlias = Commit | Room | Failure | Stopped
+Message: TypeAlias = Commit | Space | Failure | Stopped
 
 
 RESERVE: Sequence[Record] = []
@@ -70,11 +70,11 @@ class CommitThread:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stanchion-log", daemon=True)
 
-    def start(self) -> Room:
+    def start(self) -> Space:
         """Reserve the next segment, in the calling thread, and begin; raises StorageFailed."""
         self._try_reserve()
         self._thread.start()
-        return self._room()
+        return self._space()
 
     def commit(self, batch: Sequence[Record]) -> None:
         """Hand over a batch; an empty one becomes an empty frame."""
@@ -93,8 +93,8 @@ class CommitThread:
         """Wait for the thread to end."""
         self._thread.join()
 
-    def _room(self) -> Room:
-        return Room(self._writer.free_bytes, self._disk_full)
+    def _space(self) -> Space:
+        return Space(self._writer.free_bytes, self._disk_full)
 
     def _try_reserve(self) -> bool:
         self._disk_full = not self._writer.reserve_next()
@@ -123,11 +123,11 @@ class CommitThread:
             self._wait_for_room(len(payload))
             size_bytes += self._writer.append(count, payload)
             ends.append(self._writer.position)
-        return Commit(tuple(ends), len(batch), size_bytes, time.perf_counter() - began, self._room())
+        return Commit(tuple(ends), len(batch), size_bytes, time.perf_counter() - began, self._space())
 
     def _wait_for_room(self, payload_bytes: int) -> None:
         while not self._writer.fits(payload_bytes) and not self._try_reserve():
-            self._tell(self._room())
+            self._tell(self._space())
             if self._stopping.wait(self._retry_s):
                 raise StorageFailed("the log was closed while it waited for space on a full disk")
 
@@ -140,4 +140,4 @@ class CommitThread:
             return
         if time.monotonic() >= self._reserve_at and not self._try_reserve():
             self._reserve_at = time.monotonic() + self._retry_s
-        self._tell(self._room())
+        self._tell(self._space())

@@ -23,7 +23,7 @@ from time import perf_counter
 
 from engine.errors import Damaged, Refused, StorageFailed
 from engine.records import Record
-from snapshots.commit import Commit, CommitThread, Failure, Message, Room, Stopped
+from snapshots.commit import Commit, CommitThread, Failure, Message, Space, Stopped
 from snapshots.options import JournalOptions, JournalStats, SnapshotInfo
 from snapshots.reading import read_batches, records_of
 from snapshots.recovery import Found, Recovered, recover
@@ -118,6 +118,14 @@ class Journal:
             storage.unlock()
             raise
 
+    @property
+    def lost(self) -> str | None:
+        """Say what history may be missing before this epoch; None when nothing is."""
+        if self.found.accepted_loss is not None:
+            return self.found.accepted_loss
+        before, term = self.found.previous_epoch // RESTARTS_PER_TERM, self.epoch // RESTARTS_PER_TERM
+        return f"term {term} begins after LSN {self.found.last_lsn} of term {before}" if 0 < before < term else None
+
     def snapshot_parts(self) -> Iterator[object]:
         """Yield the parts of the snapshot to start from, in order; nothing where there is none."""
         return iter(()) if self.found.snapshot is None else read_parts(self._storage, self.found.snapshot)
@@ -136,11 +144,11 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         self.failed = self._loop.create_future()
         try:
-            room = await asyncio.to_thread(self._thread.start)
+            space = await asyncio.to_thread(self._thread.start)
         except StorageFailed as error:
             self._on_failure(error)
             raise
-        self._set_limits(room)
+        self._set_limits(space)
 
     def refusal(self, *, essential: bool) -> Refused | None:
         """Return why nothing may be appended now, or None; O(1), about 100 ns when nothing is wrong."""
@@ -267,7 +275,7 @@ class Journal:
         match message:
             case Commit():
                 self._on_commit(message)
-            case Room():
+            case Space():
                 self._set_limits(message)
             case Failure():
                 self._on_failure(message.error)
@@ -300,7 +308,7 @@ class Journal:
         self.durable_lsn = commit.ends[-1].lsn
         if commit.count:
             self._mean_bytes += (commit.size_bytes / commit.count - self._mean_bytes) * 0.1
-        self._set_limits(commit.room)
+        self._set_limits(commit.space)
         waiters, self._flight_waiters = self._flight_waiters, []
         if self._queue:
             self._hand_over()
@@ -359,19 +367,19 @@ class Journal:
         """Return the last known place between two frames behind which every record after `lsn` stands."""
         return next(p for p in reversed((self._positions[0], *self._positions)) if p.lsn <= lsn)
 
-    def _set_limits(self, room: Room) -> None:
+    def _set_limits(self, space: Space) -> None:
         """Set how many records may wait, of any kind and of the essential kinds, given the room on disk."""
         mean_bytes = max(self._mean_bytes, SMALLEST_RECORD_BYTES)
         queue_limit = min(self._options.queue_max_records, int(self._options.queue_max_bytes / mean_bytes))
         anyone = essential = self._queue_limit = queue_limit
-        if room.disk_full:
+        if space.disk_full:
             kept_bytes = self._options.segment_bytes // 4
-            anyone = min(anyone, int((room.free_bytes - kept_bytes) / mean_bytes))
-            essential = min(essential, int((room.free_bytes - kept_bytes // 16) / mean_bytes))
+            anyone = min(anyone, int((space.free_bytes - kept_bytes) / mean_bytes))
+            essential = min(essential, int((space.free_bytes - kept_bytes // 16) / mean_bytes))
         if self._broken is None and not self._closing:
             self._limits = [anyone, essential]
-        self._counters.storage_full = room.disk_full
-        if room.disk_full and not self._retry_armed and self._loop is not None:
+        self._counters.storage_full = space.disk_full
+        if space.disk_full and not self._retry_armed and self._loop is not None:
             self._retry_armed = True
             self._loop.call_later(self._options.reserve_retry_s, self._retry_reserve)
 

@@ -29,6 +29,10 @@ class Journal(Protocol):
     last_lsn: int
     durable_lsn: int
 
+    @property
+    def lost(self) -> str | None:
+        """Say what history may be missing before this epoch, None when nothing is."""
+
     def snapshot_parts(self) -> Iterator[object]:
         """Yield the parts of the snapshot to start from; nothing when there is none."""
 
@@ -88,7 +92,7 @@ class MemoryBackend:
         self.venue.outbox.drain()
         self._clock_offset_ms = (self.venue.outbox.last_ms or self._wall_ms()) - self._clock_ms()
         await self._journal.start()
-        self.venue.start(self._journal.epoch, self._now_ms(), self._wall_ms())
+        self.venue.start(self._journal.epoch, self._now_ms(), self._wall_ms(), self._journal.lost)
         await self._commit()
 
     async def close(self) -> None:

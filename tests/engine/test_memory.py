@@ -27,6 +27,7 @@ class GatedJournal:
     epoch: int = 1
     last_lsn: int = 0
     durable_lsn: int = 0
+    lost: str | None = None
     gate_open: bool = True
     full: bool = False
     log: list[Record] = field(default_factory=list)

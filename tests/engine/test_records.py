@@ -54,7 +54,7 @@ def test_what_is_no_record_is_refused(array: object) -> None:
 
 
 def test_the_time_of_a_record_is_where_every_reader_looks_for_it() -> None:
-    assert Started(5, 1, 9).at_ms == 5
+    assert Started(5, 1, 9, 0, None).at_ms == 5
     assert Left("e", 6, 1).at_ms == 6
     assert all("at_ms" in cls._fields for cls, _ in KINDS.values())
     assert Joined._fields[0] == "event_id"

@@ -5,7 +5,7 @@ import pytest
 from engine.errors import Damaged, Refused
 from engine.records import Checkpoint, Joined, Left
 from engine.register import ROWS_PER_PART
-from engine.venue import CHECKPOINT_EVERY, Venue
+from engine.venue import CHECKPOINT_EVERY, RENUMBER_GAP, Venue
 from tests.engine.rooms import OPERATOR, WHY, RecordingVenue, facts, rebuilt, records_of
 
 T = 1_000
@@ -100,6 +100,21 @@ def test_a_start_is_a_record_and_sets_the_epoch() -> None:
     venue.start(99, T + 5, 1_700_000_000_000)
     assert venue.epoch == 99
     assert rebuilt(venue).epoch == 99
+
+
+def test_where_history_may_be_lost_numbers_go_on_behind_a_gap() -> None:
+    venue = venue_with(2, 10)
+    venue.start(1 << 21, T, 0, "a backup was restored")
+    place = venue.room("e0").join("new", 0, T)
+    assert (place.number, place.position) == (5 + RENUMBER_GAP + 1, 6)
+    with pytest.raises(Refused):
+        venue.room("e0").held_place(6, "")
+    loaded = Venue()
+    loaded.load(rebuilt(venue).capture())
+    loaded.check()
+    assert facts(loaded) == facts(venue)
+    venue.start((1 << 21) + 1, T, 0)
+    assert venue.room("e0").join("next", 0, T).number == place.number + 1
 
 
 def test_a_deleted_event_may_come_again_with_an_empty_line() -> None:

@@ -129,7 +129,7 @@ def test_a_name_that_is_not_of_the_log_is_pointed_at(name: str) -> None:
 
 
 GOLDEN_RECORDS: list[Record] = [
-    Started(1_000, 1 << 20, 1_700_000_000_000),
+    Started(1_000, 1 << 20, 1_700_000_000_000, 0, None),
     Configured("concert", 1_001, {"capacity": 500, "name": "Grüße 🎟"}, "admin", None, "first"),
     Opened("concert", 1_002, "", 0, "schedule"),
     *(Joined("concert", 1_003 + n, n, n, f"visitor-{n}", (1 << 64) - n) for n in range(1, 40)),
