@@ -91,12 +91,14 @@ class Socket:
         return self.transport.get_write_buffer_size() == 0 and not self.transport.is_closing()
 
     def end(self, code: int) -> None:
-        """Close with a code; the peer's answer is not waited for."""
+        """Close with a code; the peer's answer is not waited for, and one that does not read is cut off."""
         self.closed = True
-        if not self.transport.is_closing():
-            if not self.is_stream:
-                self.transport.write(close_frame(code))
-            self.transport.close()
+        if not self.takes():
+            self.transport.abort()
+            return
+        if not self.is_stream:
+            self.transport.write(close_frame(code))
+        self.transport.close()
 
 
 @dataclass(slots=True)

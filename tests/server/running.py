@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -20,6 +20,7 @@ from server.keys import Gate, Keys, load_or_create
 from server.metrics import Metrics
 from server.openapi import document_routes
 from server.places import PlaceDesk
+from server.ports import bind
 from server.push import Hub
 from server.routes import Route
 from server.updates import Updates
@@ -27,13 +28,6 @@ from snapshots.journal import Journal, JournalOptions
 from snapshots.storage import DiskStorage
 
 ORIGIN = "https://shop.example"
-
-
-class CountedJournal(Journal):
-    """A journal that tells its numbers as the memory backend asks for them."""
-
-    def facts(self) -> Mapping[str, object]:
-        return asdict(self.stats())
 
 
 def monotonic_ms() -> int:
@@ -100,8 +94,7 @@ async def running(
 ) -> AsyncIterator[Running]:
     """Run a server until the block ends."""
     keys, _ = load_or_create(folder)
-    journal = CountedJournal.open(DiskStorage(folder), JournalOptions(segment_mib=1))
-    assert isinstance(journal, CountedJournal)
+    journal = Journal.open(DiskStorage(folder), JournalOptions(segment_mib=1))
     backend = MemoryBackend(journal, monotonic_ms, wall_ms)
     await backend.start()
     hub = Hub(backend)
@@ -118,8 +111,9 @@ async def running(
     routes += document_routes(routes, title_version="Stanchion 0.1.0")
     app = App(routes, observe=metrics.observe, allowed_origins=frozenset((ORIGIN,)), body_timeout_s=body_timeout_s)
     http = app.server()
-    listening = await asyncio.get_running_loop().create_server(http, "127.0.0.1", 0)
-    port = listening.sockets[0].getsockname()[1]
+    (bound,) = bind("127.0.0.1", 0, "port")
+    listening = await asyncio.get_running_loop().create_server(http, sock=bound)
+    port = bound.getsockname()[1]
     pushing = asyncio.create_task(hub.run())
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as client:
         yield Running(backend, keys, hub, health, metrics, routes, port, client)

@@ -16,7 +16,9 @@ async def server(tmp_path: Path) -> AsyncIterator[Running]:
         yield started
 
 
-async def call(server: Running, method: str, path: str, body: object = None, **headers: str) -> tuple[int, dict[str, object]]:
+async def call(
+    server: Running, method: str, path: str, body: object = None, **headers: str
+) -> tuple[int, dict[str, object]]:
     """Return (status, JSON) of a visitor's call; `_` in header names stands for `-`."""
     head = {name.replace("_", "-"): value for name, value in headers.items()}
     async with server.client.request(method, f"{server.url}/v1/events/{path}", json=body, headers=head) as response:
@@ -66,7 +68,11 @@ async def test_knowing_an_id_never_yields_the_place(server: Running) -> None:
 
 async def test_the_queue_token_the_key_and_a_site_key_each_prove_the_place(server: Running) -> None:
     _, place = await call(server, "POST", "e1/join", {"user_id": "u1"}, Idempotency_Key="mine")
-    proofs = ({"Idempotency_Key": "mine"}, {"Authorization": bearer(place)}, {"Authorization": f"Bearer {server.keys.site}"})
+    proofs = (
+        {"Idempotency_Key": "mine"},
+        {"Authorization": bearer(place)},
+        {"Authorization": f"Bearer {server.keys.site}"},
+    )
     for proof in proofs:
         status, again = await call(server, "POST", "e1/join", {"user_id": "u1"}, **proof)
         assert (status, again["number"], bool(again["token"])) == (200, 1, True)
@@ -135,7 +141,9 @@ async def test_the_site_completes_a_released_visitor_and_only_with_its_key(serve
     await server.call("POST", "/v1/admin/events/e1/release", {"count": 1})
     site = {"Authorization": f"Bearer {server.keys.site}"}
     assert (await call(server, "POST", "e1/complete", {"user_id": "u1"}))[0] == 401
-    assert (await call(server, "POST", "e1/complete", {"user_id": "u1"}, Authorization=f"Bearer {server.keys.admin}"))[0] == 401
+    assert (await call(server, "POST", "e1/complete", {"user_id": "u1"}, Authorization=f"Bearer {server.keys.admin}"))[
+        0
+    ] == 401
     for _ in range(2):
         status, done = await call(server, "POST", "e1/complete", {"user_id": "u1"}, **site)
         assert (status, done["status"], done["number"]) == (200, "completed", 1)
@@ -148,7 +156,13 @@ async def test_an_event_shows_the_public_what_it_may_know(server: Running) -> No
     await server.place("u1")
     await server.call("POST", "/v1/admin/events/e1/pause", {"reason": "rain"})
     status, event = await call(server, "GET", "e1")
-    assert (status, event["state"], event["reason"], event["waiting"], event["serving_number"]) == (200, "paused", "rain", 1, 0)
+    assert (status, event["state"], event["reason"], event["waiting"], event["serving_number"]) == (
+        200,
+        "paused",
+        "rain",
+        1,
+        0,
+    )
     assert not {"settings", "batch_size", "revision"} & set(event)
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -133,7 +135,9 @@ async def test_a_pause_and_a_message_reach_everybody(server: Running) -> None:
         (None, 4408),
     ],
 )
-async def test_what_proves_nothing_is_closed_with_a_code_that_says_so(server: Running, first: object, code: int) -> None:
+async def test_what_proves_nothing_is_closed_with_a_code_that_says_so(
+    server: Running, first: object, code: int
+) -> None:
     await server.place("u0")
     client = await connect(server, first)
     assert await client.close_code() == code
@@ -209,10 +213,7 @@ async def test_sse_tells_the_place_and_then_its_changes(server: Running) -> None
         await release(server, 1)
         _, third = await asyncio.wait_for(anext(events), WAIT_S)
         assert third["type"] == "ready"
-    deadline = asyncio.get_running_loop().time() + WAIT_S
-    while server.hub.stats()["sockets"] and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.01)
-    assert server.hub.stats()["sockets"] == 0
+    await _until_sockets(server, 0)
 
 
 async def test_sse_without_a_token_is_a_401_and_a_plain_get_a_400(server: Running) -> None:
@@ -220,6 +221,46 @@ async def test_sse_without_a_token_is_a_401_and_a_plain_get_a_400(server: Runnin
         async with server.client.get(f"{server.url}/v1/events/e1/updates", headers=headers) as response:
             assert response.status == expected
             assert response.content_type == "application/problem+json"
+
+
+@pytest.mark.slow
+async def test_a_reader_that_stops_reading_costs_little_memory_and_delays_nobody(server: Running) -> None:
+    reader = await connect(server, {"join": {"user_id": "reads"}})
+    await reader.next()
+    stalled = await _stalled_socket(server)
+    for round_number in range(400):
+        text = f"{round_number} " + "x" * 200
+        assert (await server.call("POST", "/v1/admin/events/e1/message", {"text": text}))[0] == 200
+        assert str((await reader.until(type="event"))["message"]).startswith(f"{round_number} ")
+        buffered = [socket.transport.get_write_buffer_size() for socket in server.hub._all("e1")]
+        assert max(buffered) < 4096
+        if server.hub.stats()["sockets"] == 1:
+            break
+    stalled.close()
+    assert server.hub.stats()["sockets"] == 1 and server.hub.stats()["slow_closed"] == 1
+
+
+async def _stalled_socket(server: Running) -> socket.socket:
+    """Join over a socket with the smallest of buffers and never read again."""
+    loop = asyncio.get_running_loop()
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    raw.setblocking(False)
+    await loop.sock_connect(raw, ("127.0.0.1", server.port))
+    head = (
+        f"GET /v1/events/e1/updates HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {b64encode(bytes(16)).decode()}\r\n\r\n"
+    )
+    first = b'{"join":{"user_id":"stalls"}}'
+    await loop.sock_sendall(raw, head.encode() + bytes([0x81, 0x80 | len(first), 0, 0, 0, 0]) + first)
+    await _until_sockets(server, 2)
+    return raw
+
+
+async def _until_sockets(server: Running, count: int) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while server.hub.stats()["sockets"] != count:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, dict[str, Any]]]:

@@ -1,0 +1,249 @@
+"""The hub: frames, order, slices, slow readers; over transports that the test controls."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.backend import BackendStatus
+from engine.views import EventGone, Notice, PlacesChanged, Ranking
+from server import push
+from server.push import Hub, Socket, close_frame, text_frame
+
+
+class Wire:
+    """A transport whose peer reads when it is told to."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.unread = 0
+        self.stalled = False
+        self.closed = self.aborted = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.closed
+        self.sent.append(data)
+        self.unread = len(data) if self.stalled else 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = self.aborted = True
+
+
+class Line:
+    """A backend that knows who waits, in order, and what the test announces."""
+
+    def __init__(self, arrivals: Sequence[int]) -> None:
+        self.arrivals = list(arrivals)
+        self.version = 1
+        self.asked: list[int] = []
+        self.announced: asyncio.Queue[Sequence[Notice]] = asyncio.Queue()
+
+    def status(self) -> BackendStatus:
+        return BackendStatus("line", 3, 1, 1, (), None, {})
+
+    def ranks(self, event_id: str, arrivals: Sequence[int]) -> Ranking:
+        self.asked.append(len(arrivals))
+        positions = [self.arrivals.index(a) + 1 if a in self.arrivals else 0 for a in arrivals]
+        return Ranking(positions, [position * 10 for position in positions], self.version)
+
+    def line_order(self, event_id: str, arrival: int) -> int:
+        return arrival
+
+    async def notices(self) -> AsyncIterator[Sequence[Notice]]:
+        while True:
+            yield await self.announced.get()
+
+
+def connect(hub: Hub, arrival: int, shown: int | None = None) -> Wire:
+    wire = Wire()
+    hub.add(Socket("e1", arrival, arrival, wire, shown=shown, is_stream=False, now_s=0.0))  # type: ignore[arg-type]
+    return wire
+
+
+def hub_over(line: Line) -> Hub:
+    return Hub(line)  # type: ignore[arg-type]
+
+
+def position_frame(position: int, version: int = 1) -> bytes:
+    return text_frame(push._POSITION % (position, position - 1, position * 10, version))
+
+
+@given(st.binary(max_size=70_000).filter(lambda payload: len(payload) < 65_536))
+def test_a_text_frame_carries_its_length_as_the_rfc_says(payload: bytes) -> None:
+    frame = text_frame(payload)
+    assert frame[0] == 0x81 and frame.endswith(payload)
+    if len(payload) < 126:
+        assert frame[1] == len(payload) and len(frame) == len(payload) + 2
+    else:
+        assert frame[1] == 126 and int.from_bytes(frame[2:4], "big") == len(payload) and len(frame) == len(payload) + 4
+
+
+def test_a_close_frame_carries_its_code() -> None:
+    assert close_frame(4001) == b"\x88\x02" + (4001).to_bytes(2, "big")
+
+
+async def test_a_sweep_writes_each_position_once_and_only_when_it_fell() -> None:
+    line = Line(range(1, 301))
+    hub = hub_over(line)
+    wires = [connect(hub, arrival) for arrival in line.arrivals]
+    await hub.sweep("e1")
+    assert [wire.sent for wire in wires] == [[position_frame(position)] for position in range(1, 301)]
+    await hub.sweep("e1")
+    assert all(len(wire.sent) == 1 for wire in wires)
+    del line.arrivals[:100]
+    line.version = 2
+    await hub.sweep("e1")
+    assert [len(wire.sent) for wire in wires] == [1] * 100 + [2] * 200
+    assert wires[100].sent[1] == position_frame(1, 2)
+    assert max(line.asked) <= push.SOCKETS_PER_RANKING
+
+
+async def test_a_position_that_would_rise_is_not_sent() -> None:
+    line = Line([5, 1])
+    hub = hub_over(line)
+    wire = connect(hub, 1, shown=1)
+    await hub.sweep("e1")
+    assert wire.sent == []
+
+
+async def test_a_stalled_reader_costs_one_frame_delays_nobody_and_gets_the_newest_state() -> None:
+    line = Line(range(1, 51))
+    hub = hub_over(line)
+    wires = [connect(hub, arrival) for arrival in line.arrivals]
+    stalled = wires[40]
+    stalled.stalled = True
+    for version in range(1, 11):
+        line.version = version
+        await hub.sweep("e1")
+        line.arrivals.pop(0)
+    assert len(stalled.sent) == 1
+    assert len(wires[41].sent) == 10
+    stalled.stalled, stalled.unread = False, 0
+    await hub.sweep("e1")
+    assert stalled.sent[1:] == [position_frame(31, 10)]
+    assert hub.stats()["slow_skipped"] == 9
+
+
+async def test_a_reader_stalled_for_too_long_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line([1, 2])
+    hub = hub_over(line)
+    wire = connect(hub, 2)
+    wire.stalled = True
+    await hub.sweep("e1")
+    line.arrivals.pop(0)
+    await hub.sweep("e1")
+    assert not wire.closed
+    monkeypatch.setattr(push, "SLOW_AFTER_S", -1.0)
+    await hub.sweep("e1")
+    assert wire.closed and hub.stats()["slow_closed"] == 1
+
+
+async def test_the_sweep_goes_in_line_order_and_lets_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(push, "SLICE_S", 0.0)
+    line = Line(range(1, 1_001))
+    hub = hub_over(line)
+    for arrival in reversed(line.arrivals):
+        connect(hub, arrival)
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    await hub.sweep("e1")
+    task.cancel()
+    assert turns >= 1_000 // push.SOCKETS_PER_RANKING - 1
+
+
+async def test_those_released_are_told_first_and_the_others_after() -> None:
+    line = Line(range(1, 4))
+    hub = hub_over(line)
+    wires = [connect(hub, arrival) for arrival in (1, 2, 3)]
+    running = asyncio.create_task(hub.run())
+    await _until(lambda: all(wire.sent for wire in wires))
+    line.arrivals.pop(0)
+    line.version = 2
+    await line.announced.put([PlacesChanged("e1", (1,), "ready", 2)])
+    await _until(lambda: all(len(wire.sent) == 2 for wire in wires))
+    assert b'"type":"ready"' in wires[0].sent[1]
+    assert wires[1].sent[1] == position_frame(1, 2)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_sweeps_of_one_event_keep_their_distance() -> None:
+    line = Line(range(1, 100))
+    hub = hub_over(line)
+    connect(hub, 99)
+    running = asyncio.create_task(hub.run())
+    await _until(lambda: hub.stats()["sweeps"] == 1)
+    started = asyncio.get_running_loop().time()
+    await line.announced.put([PlacesChanged("e1", (1,), "left", 2)])
+    await _until(lambda: hub.stats()["sweeps"] == 2)
+    assert asyncio.get_running_loop().time() - started > 0.4
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_a_reader_too_slow_to_be_told_it_is_its_turn_is_sent_to_ask_again() -> None:
+    line = Line([1])
+    hub = hub_over(line)
+    wire = connect(hub, 1)
+    wire.unread = 10
+    await hub._take(PlacesChanged("e1", (1,), "ready", 2))
+    assert wire.aborted and wire.sent == []
+
+
+async def test_a_deleted_event_and_a_drain_close_with_their_codes() -> None:
+    line = Line([1])
+    hub = hub_over(line)
+    gone, back_off = connect(hub, 1), None
+    await hub._take(EventGone("e1", 2))
+    assert gone.sent[-1] == close_frame(4410)
+    hub = hub_over(line)
+    back_off = connect(hub, 1)
+    await hub.close()
+    assert back_off.sent[-1] == close_frame(4001) and hub.draining
+
+
+async def test_who_is_removed_is_written_to_no_more() -> None:
+    line = Line([1])
+    hub = hub_over(line)
+    wire = Wire()
+    socket = Socket("e1", 1, 1, wire, shown=None, is_stream=False, now_s=0.0)  # type: ignore[arg-type]
+    hub.add(socket)
+    hub.remove(socket)
+    hub.remove(socket)
+    await hub.sweep("e1")
+    assert wire.sent == [] and hub.stats()["sockets"] == 0
+
+
+async def test_silent_sockets_are_pinged_and_dead_ones_cut_off() -> None:
+    line = Line([1, 2])
+    hub = hub_over(line)
+    alive, dead = connect(hub, 1), connect(hub, 2)
+    for socket in list(hub._pings):
+        socket.heard_s = asyncio.get_running_loop().time() if socket.arrival == 1 else -1e9
+    await hub._each(hub._turn(10), hub._ping)
+    assert alive.sent == [push.PING_FRAME] and dead.closed
+
+
+async def _until(condition: object) -> None:
+    deadline = asyncio.get_running_loop().time() + 5
+    while not condition():  # type: ignore[operator]
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.005)
