@@ -162,16 +162,20 @@ class AdminApi:
     # ---- events -------------------------------------------------------------------------------------
 
     async def list_events(self, call: Call, actor: str) -> Answer:
+        """Answer all events, by id, with their settings."""
         events = [_event(view) for view in await self._backend.events()]
         return json_answer(wire.AdminEvents(events))
 
     async def show_event(self, call: Call, actor: str) -> Answer:
+        """Answer one event; its ETag is the revision of its settings."""
         return _event_answer(await self._backend.event(call.event_id))
 
     async def put_event(self, call: Call, actor: str) -> Answer:
+        """Create an event as a draft, or replace all its settings; what is left out is at its default."""
         return await self._configure(call, actor, replace=True)
 
     async def patch_event(self, call: Call, actor: str) -> Answer:
+        """Merge settings into those of an event. Lowering the rate or moving the opening needs a `reason`."""
         return await self._configure(call, actor, replace=False)
 
     async def _configure(self, call: Call, actor: str, *, replace: bool) -> Answer:
@@ -183,6 +187,7 @@ class AdminApi:
         return _event_answer(view, 201 if created else 200)
 
     async def delete_event(self, call: Call, actor: str) -> Answer:
+        """Delete a draft, or a closed event that nobody released is inside of any more."""
         revision = await self._expected_revision(call)
         await self._backend.delete(call.event_id, By(actor, None, call.query.note or None), revision)
         return no_content()
@@ -206,38 +211,47 @@ class AdminApi:
     # ---- actions ------------------------------------------------------------------------------------
 
     async def open_event(self, call: Call, actor: str) -> Answer:
+        """Open a draft, or open a closed event again with everybody back in place."""
         return await self._control(call, "open", By(actor, None, call.body.note))
 
     async def pause_event(self, call: Call, actor: str) -> Answer:
+        """Stop releases and all windows; joins are still taken."""
         return await self._control(call, "pause", By(actor, call.body.reason, call.body.note))
 
     async def resume_event(self, call: Call, actor: str) -> Answer:
+        """Go on: every window lasts as much longer as the pause was."""
         return await self._control(call, "resume", By(actor, None, call.body.note))
 
     async def close_event(self, call: Call, actor: str) -> Answer:
+        """End an event; passes that are out stay good until they run out."""
         return await self._control(call, "close", By(actor, call.body.reason, call.body.note), call.body.outcome)
 
     async def _control(self, call: Call, action: str, by: By, outcome: str | None = None) -> Answer:
         return _event_answer(await self._backend.control(call.event_id, action, by, outcome))
 
     async def release(self, call: Call, actor: str) -> Answer:
+        """Release the next `count` in line; the answer says what kept it below that."""
         body = call.body
         result = await self._backend.release(call.event_id, body.count, By(actor, body.reason, body.note))
         return json_answer(wire.ReleaseAnswer(**result._asdict()))
 
     async def tell(self, call: Call, actor: str) -> Answer:
+        """Set what everybody in line reads; an empty text takes it away."""
         by = By(actor, None, call.body.note)
         return _event_answer(await self._backend.tell(call.event_id, call.body.text, by))
 
     async def snapshot(self, call: Call, actor: str) -> Answer:
+        """Write a snapshot now; the answer comes when it is verified."""
         return json_answer(wire.SnapshotAnswer(dict(await self._backend.snapshot())))
 
     # ---- reading ------------------------------------------------------------------------------------
 
     async def stats(self, call: Call, actor: str) -> Answer:
+        """Answer the counts of one event by status, and its pace."""
         return json_answer(wire.StatsAnswer(**(await self._backend.stats(call.event_id))._asdict()))
 
     async def status(self, call: Call, actor: str) -> Answer:
+        """Answer epoch, LSNs, what is refused, and the numbers of log and snapshots."""
         status = self._backend.status()
         answer = wire.StatusAnswer(
             status.name,

@@ -66,6 +66,8 @@ async def send(port: int, *pieces: bytes, end: bool = False) -> Reply:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for piece in pieces:
+            if writer.is_closing():
+                break
             writer.write(piece)
             await asyncio.sleep(0)
         if end:

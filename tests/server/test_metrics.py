@@ -76,18 +76,16 @@ async def test_a_scrape_holds_every_series_and_says_what_is(tmp_path: Path) -> N
     assert found["stanchion_log_durable_lsn", ()] == found["stanchion_log_last_lsn", ()] > 0
 
 
-async def test_promtool_accepts_a_scrape(tmp_path: Path) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed")
+async def test_promtool_accepts_a_scrape_where_it_is_installed(tmp_path: Path) -> None:
     async with running(tmp_path) as server:
         await server.open_event()
         await server.place("u1")
         text = await scrape(server)
-    checked = await asyncio.to_thread(
-        subprocess.run, [promtool, "check", "metrics"], input=text, text=True, capture_output=True
-    )
-    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+    promtool = shutil.which("promtool")
+    if promtool is not None:
+        check = [promtool, "check", "metrics"]
+        checked = await asyncio.to_thread(subprocess.run, check, input=text, text=True, capture_output=True)
+        assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
 # ---- over a fake backend ------------------------------------------------------------------------------
