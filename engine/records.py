@@ -120,7 +120,10 @@ class Joined(NamedTuple):
 
 
 class Released(NamedTuple):
-    """The head of the line became ready, until `until_ms`. `numbers` are in line order."""
+    """The head of the line became ready, until `until_ms`. `numbers` are in line order.
+
+    `request` is the Idempotency-Key of a release by hand, so that repeating it never releases more.
+    """
 
     event_id: str
     at_ms: int
@@ -129,6 +132,7 @@ class Released(NamedTuple):
     manual: bool
     actor: str
     reason: str | None
+    request: str | None
 
 
 class Left(NamedTuple):

@@ -19,6 +19,7 @@ paused; `now_ms` itself stands still while no process runs (DESIGN.md). Wall tim
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -48,6 +49,7 @@ from engine.transitions import EVENT_ACTIONS, FIXED, JOIN_REFUSALS, VISITOR_INPU
 from engine.views import EventChanged, EventView, Place, PlacesChanged, Ranking, ReleaseResult, Stats
 
 NUMBER_LIMIT = 2**32
+REQUESTS_KEPT = 1_000
 REASON_LENGTH = 280
 
 _LEAVES_LINE = frozenset((WAITING,))
@@ -55,11 +57,15 @@ _CELLS_OF_JOIN = tuple(VISITOR_INPUTS["join"][status] for status in STATUSES)
 
 
 class By(NamedTuple):
-    """Who acts and why: `reason` is shown to visitors (280 characters at most), `note` is for the audit only."""
+    """Who acts and why: `reason` is shown to visitors (280 characters at most), `note` is for the audit only.
+
+    `request` is the Idempotency-Key where repeating the action must not do it twice.
+    """
 
     actor: str
     reason: str | None = None
     note: str | None = None
+    request: str | None = None
 
 
 class Room:
@@ -86,6 +92,7 @@ class Room:
         self._serving_number = 0
         self._released = [0, 0]
         self._waited_ms = 0
+        self._released_under: dict[str, int] = {}
 
     # ---- decide: events -------------------------------------------------------------------------
 
@@ -150,8 +157,13 @@ class Room:
         if allowed.visitors:
             numbers = [number_of(key) for key in self.line.head(allowed.visitors)]
             until_ms = self.event_time_ms(now_ms) + self.settings.claim_window_s * 1000
-            self._write(Released(self.event_id, now_ms, numbers, until_ms, manual, by.actor, by.reason))
+            by_whom = (by.actor, by.reason, by.request)
+            self._write(Released(self.event_id, now_ms, numbers, until_ms, manual, *by_whom))
         return ReleaseResult(allowed.visitors, 0, allowed.limited_by, self._outbox.lsn)
+
+    def released_under(self, request: str | None) -> int:
+        """Return how many were released under an Idempotency-Key before, of the newest REQUESTS_KEPT keys."""
+        return self._released_under.get(request, 0) if request is not None else 0
 
     # ---- decide: visitors -----------------------------------------------------------------------
 
@@ -361,11 +373,19 @@ class Room:
             self._waited_ms += record.at_ms - register.joined_ms[arrival]
         self._released[record.manual] += len(numbers)
         self._serving_number = max(self._serving_number, *numbers)
+        if record.request is not None:
+            self._count_request(record.request, len(numbers))
         if not record.manual:
             tick_ms = self.event_time_ms(record.at_ms)
             self._estimator.observe(len(numbers), tick_ms - self._last_batch_ms)
             self._pace_base_ms = self._last_batch_ms = tick_ms
         self._outbox.announce(PlacesChanged(self.event_id, arrivals, "ready", self._outbox.lsn + 1))
+
+    def _count_request(self, request: str, released: int) -> None:
+        counts = self._released_under
+        counts[request] = counts.pop(request, 0) + released
+        if len(counts) > REQUESTS_KEPT:
+            del counts[next(iter(counts))]
 
     def _end(self, arrival: int, status: int) -> None:
         if not 0 < arrival <= len(self.register) or self.register.status[arrival] not in LIVE:
@@ -386,7 +406,7 @@ class Room:
 
     def capture(self) -> Iterator[object]:
         """Return the whole state as of now in parts, to be read later and elsewhere; the call itself is short."""
-        facts = {name: getattr(self, name) for name in _DUMPED}
+        facts = {name: copy(getattr(self, name)) for name in _DUMPED}
         facts |= {"settings": self.settings.as_map(), "estimator": self._estimator.dump()}
         facts |= {"released": list(self._released), "digest": self.register.digest(), "rows": len(self.register)}
         until = list(self.ready_until_ms.items())
@@ -502,6 +522,7 @@ _DUMPED = (
     "_opened",
     "_serving_number",
     "_waited_ms",
+    "_released_under",
 )
 
 _CONTROL_RECORDS: Mapping[str, Callable[[Room, By, int, str | None], Record]] = MappingProxyType(

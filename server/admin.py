@@ -4,8 +4,8 @@ Every call shows an admin key and every change is a record with its actor. `reas
 and the room asks for it where they deserve one; `note` is for the audit only. In a settings body (PUT, PATCH)
 `reason` and `note` are reserved members: they are taken out before the rest is taken for settings.
 
-A POST with an Idempotency-Key happens once (`server.idempotency`: remembered in this process only, not across
-a restart).
+A POST with an Idempotency-Key happens once (`server.idempotency`: its answer is remembered in this process). What
+would do harm twice across a restart, a release, carries its key into the log; the rest is harmless to repeat.
 """
 
 import asyncio
@@ -232,7 +232,8 @@ class AdminApi:
     async def release(self, call: Call, actor: str) -> Answer:
         """Release the next `count` in line; the answer says what kept it below that."""
         body = call.body
-        result = await self._backend.release(call.event_id, body.count, By(actor, body.reason, body.note))
+        by = By(actor, body.reason, body.note, idempotency_key_of(call.request))
+        result = await self._backend.release(call.event_id, body.count, by)
         return json_answer(wire.ReleaseAnswer(**result._asdict()))
 
     async def tell(self, call: Call, actor: str) -> Answer:

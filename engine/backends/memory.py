@@ -150,11 +150,11 @@ class MemoryBackend:
         return nap_ms
 
     async def _release(self, room: Room, count: int, by: By, *, manual: bool) -> ReleaseResult:
-        """Release in slices of one moment, letting others run in between."""
-        now_ms, released = self._now_ms(), 0
+        """Release in slices of one moment, letting others run in between; what was begun under a key is completed."""
+        now_ms, released = self._now_ms(), room.released_under(by.request)
         while True:
             self._may_write(essential=True)
-            slice_ = room.release(min(count - released, pacing.SLICE), by, now_ms, manual=manual)
+            slice_ = room.release(max(0, min(count - released, pacing.SLICE)), by, now_ms, manual=manual)
             released += slice_.released
             await self._commit()
             if slice_.limited_by or slice_.released < pacing.SLICE or released == count:

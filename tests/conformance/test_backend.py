@@ -102,6 +102,19 @@ async def test_a_batch_beyond_a_slice_is_released_whole(backend: Backend) -> Non
     assert (await backend.stats("e1")).counts["waiting"] == 300
 
 
+async def test_a_release_repeated_under_its_key_never_releases_more(name: str, tmp_path: Path) -> None:
+    by = By("ops", request="k1")
+    async with running(name, tmp_path / "data") as backend:
+        await backend.configure("e1", {}, OPS, replace=True)
+        await backend.control("e1", "open", OPS)
+        await asyncio.gather(*(backend.join("e1", f"u{index}", 0) for index in range(50)))
+        assert (await backend.release("e1", 20, by)).released == 20
+        assert (await backend.release("e1", 20, by)).released == 20
+    async with running(name, tmp_path / "data") as again:
+        assert (await again.release("e1", 20, by)).released == 20
+        assert (await again.stats("e1")).counts["waiting"] == 30
+
+
 async def test_notices_tell_what_changed(backend: Backend) -> None:
     seen: list[Notice] = []
 

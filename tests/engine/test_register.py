@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from engine.register import LEFT, ROWS_PER_PART, WAITING, Register
 
-ROWS = st.lists(st.tuples(st.text(min_size=1, max_size=8), st.integers(1, 2**64 - 1), st.integers(1, 9), st.integers(0, 2**64 - 1)))
+USER_IDS, UINT64 = st.text(min_size=1, max_size=8), st.integers(1, 2**64 - 1)
+ROWS = st.lists(st.tuples(USER_IDS, UINT64, st.integers(1, 9), UINT64))
 
 
 def filled(rows: list[tuple[str, int, int, int]]) -> Register:

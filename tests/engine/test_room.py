@@ -335,6 +335,20 @@ def test_a_released_visitor_is_ready_and_everybody_else_moves_up() -> None:
     assert room.view().serving_number == 1
 
 
+def test_a_release_repeated_under_its_key_is_remembered_through_replay_and_snapshot() -> None:
+    room, venue = room_in("open")
+    for index in range(30):
+        room.join(f"u{index}", 0, T)
+    room.release(7, By("ops", request="k1"), T, manual=True)
+    room.release(2, By("ops", request="k1"), T, manual=True)
+    room.release(4, OPERATOR, T, manual=True)
+    loaded = Venue()
+    loaded.load(venue.capture())
+    for known in (venue, rebuilt(venue), loaded):
+        assert known.room("e1").released_under("k1") == 9
+        assert known.room("e1").released_under("k2") == known.room("e1").released_under(None) == 0
+
+
 def test_a_release_while_paused_is_a_canary_and_while_closed_is_refused() -> None:
     room, _ = room_in("paused")
     room.join("u1", 0, T)
@@ -349,7 +363,7 @@ def test_replay_refuses_a_release_that_is_not_the_head() -> None:
     room.join("u1", 0, T)
     room.join("u2", 0, T)
     with pytest.raises(Damaged, match="not the head"):
-        room.apply(Released("e1", T, [2], T, True, "ops", None))
+        room.apply(Released("e1", T, [2], T, True, "ops", None, None))
 
 
 def test_replay_refuses_what_cannot_follow() -> None:

@@ -133,7 +133,7 @@ GOLDEN_RECORDS: list[Record] = [
     Configured("concert", 1_001, {"capacity": 500, "name": "Grüße 🎟"}, "admin", None, "first"),
     Opened("concert", 1_002, "", 0, "schedule"),
     *(Joined("concert", 1_003 + n, n, n, f"visitor-{n}", (1 << 64) - n) for n in range(1, 40)),
-    Released("concert", 2_000, [1, 2, 3], 302_000, False, "pacer", None),
+    Released("concert", 2_000, [1, 2, 3], 302_000, False, "pacer", None, None),
     Left("concert", 2_001, 2),
 ]
 
