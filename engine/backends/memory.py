@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from engine import pacing
 from engine.backend import BackendStatus, Capabilities, check_settings
-from engine.errors import Refused
+from engine.errors import Refused, StorageFailed
 from engine.records import Record
 from engine.room import By, Room
 from engine.venue import Venue
@@ -238,7 +238,10 @@ class MemoryBackend:
     async def snapshot(self) -> Mapping[str, object]:
         lsn, at_ms, parts = self.venue.outbox.lsn, self._now_ms(), self.venue.capture()
         await self._durable(lsn)
-        await self._journal.snapshot(lsn, at_ms, parts)
+        try:
+            await self._journal.snapshot(lsn, at_ms, parts)
+        except StorageFailed as error:  # not fatal: the log has everything
+            raise Refused("backend_unavailable", f"no snapshot was written: {error}") from error
         return asdict(self._journal.stats())
 
     def status(self) -> BackendStatus:
