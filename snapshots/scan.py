@@ -146,6 +146,7 @@ def is_zero(storage: Storage, name: str, offset: int) -> bool:
 
 
 def read_segment_header(storage: Storage, name: str) -> SegmentHeader | str:
+    """Return the header a segment begins with, or what is wrong with it."""
     return decode_segment_header(storage.read(name, 0, 64))
 
 

@@ -81,10 +81,12 @@ class SnapshotFlaw:
 
 
 def snapshot_name(lsn: int) -> str:
+    """Return the file name of the snapshot at an LSN; names sort as their LSNs do."""
     return f"{SNAPSHOT_FOLDER}/{lsn:020d}{SNAPSHOT_SUFFIX}"
 
 
 def encode_snapshot_header(header: SnapshotHeader) -> bytes:
+    """Return the bytes a snapshot file begins with."""
     place = header.position
     head = _HEADER.pack(
         SNAPSHOT_MAGIC, header.version, header.lsn, header.epoch, header.at_ms, header.log_id,
@@ -114,6 +116,7 @@ def pack_part(part: object) -> bytes:
 
 
 def encode_trailer(part_count: int, digest: bytes) -> bytes:
+    """Return the bytes a snapshot file ends with."""
     head = _TRAILER.pack(DONE_TAG, part_count, digest)
     return head + _SUM.pack(extend_crc(0, head))
 

@@ -103,6 +103,7 @@ class FrameHeader:
 
 
 def segment_name(sequence: int, first_lsn: int) -> str:
+    """Return the file name of a segment; names sort as their sequence does."""
     return f"{LOG_FOLDER}/{sequence:010d}-{first_lsn:020d}{SEGMENT_SUFFIX}"
 
 
@@ -125,6 +126,7 @@ def first_chain(log_id: bytes) -> int:
 
 
 def encode_segment_header(header: SegmentHeader) -> bytes:
+    """Return the bytes a segment begins with."""
     head = _SEGMENT.pack(
         SEGMENT_MAGIC,
         header.version,
