@@ -10,6 +10,7 @@ import pstats
 import signal
 import sys
 import time
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
@@ -40,6 +41,14 @@ def top_lines(path: Path) -> list[str]:
     pstats.Stats(str(path), stream=text).strip_dirs().sort_stats("tottime").print_stats(LINES)
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
     return [line for line in lines if line and not line.startswith(("Ordered", str(path)[:4]))][1:]
+
+
+def profile_call(function: Callable[[], object], path: Path) -> list[str]:
+    """Return the top lines of one call in this process; `path` is written on the way."""
+    profile = cProfile.Profile()
+    profile.runcall(function)
+    profile.dump_stats(path)
+    return top_lines(path)
 
 
 def main() -> None:

@@ -64,3 +64,9 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
 def targets_of(bench: str) -> dict[str, Target]:
     """Return the targets of one bench by key."""
     return {key: target for key, target in TARGETS.items() if target.bench == bench}
+
+
+def missed(bench: str, measured: Mapping[str, float], *, quick: bool) -> list[str]:
+    """Return the keys of the targets of one bench that were judged and not reached."""
+    verdicts = {key: target.verdict(measured.get(key), quick=quick) for key, target in targets_of(bench).items()}
+    return [key for key, verdict in verdicts.items() if verdict.startswith("NOT REACHED")]

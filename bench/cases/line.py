@@ -6,6 +6,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from bench.outcome import Chart, Outcome, Setting, median
+from bench.profiling import profile_call
+from bench.targets import missed
 from bench.timing import cpu_us_each
 from engine.line import Line, order_key
 
@@ -26,6 +28,9 @@ def run(setting: Setting) -> Outcome:
             target = "line.rank" if is_target else ""
             outcome.add(f"{name}, {size:,} waiting", cost_us, "µs", floor, floor_name, target)
             curves.setdefault(name, []).append((size, cost_us))
+    if missed("line", outcome.measured, quick=setting.quick):
+        path = setting.folder / "line.profile"
+        outcome.profile = profile_call(lambda: _costs(sizes[-1], steps), path)
     outcome.charts.append(Chart("The line as it grows", "µs", curves=curves, x_unit="waiting", line=3.0))
     return outcome
 

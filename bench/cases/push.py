@@ -19,7 +19,7 @@ from bench.load import percentiles_ms
 from bench.outcome import BenchFailed, Chart, Outcome, Setting, median, median_ratio, quantile
 from bench.processes import Daemon, daemon
 from bench.sockets import Collected, payloads_of
-from bench.targets import TARGETS
+from bench.targets import missed
 
 RELEASE = 100
 COLLECT_LIMIT_S = 6.0
@@ -117,8 +117,8 @@ def run(setting: Setting) -> Outcome:
             time.sleep(setting.size(2.0, 0.6))
             taken = _measure(setting, server, reader, bare_reader, sender, count, rounds, numbers)
     _report(outcome, taken, count, rounds)
-    if outcome.measured["push.cost"] > TARGETS["push.cost"].limit:
-        outcome.profile = profile_sweep(setting)
+    if missed("push", outcome.measured, quick=setting.quick):
+        outcome.profile = _share_of_core(taken, count) + profile_sweep(setting)
     return outcome
 
 
@@ -146,6 +146,7 @@ def _measure(
         taken.ages_ms += [(at_ns - sent_ns) / 1e6 for at_ns in got.times_ns]
         taken.missing += expected - len(set(got.owners))
         collected.append(got)
+        reader.ask(())
         time.sleep(SETTLE_S)
         taken.sweep_s.append(server.metric("stanchion_sweep_last_seconds"))
         bare_reader.send((count, COLLECT_LIMIT_S))
@@ -219,7 +220,8 @@ def _report(outcome: Outcome, taken: Rounds, count: int, rounds: int) -> None:
         outcome.add(f"release sent → frame received, {mark}", ages[mark], "ms", bare_ages[mark], "bare loop")
     total = len(taken.ages_ms) + taken.missing
     in_time = sum(age_ms <= IN_TIME_MS for age_ms in taken.ages_ms) / total
-    outcome.add("reached within 1 s", in_time, f"of {total:,}", target="push.in_time")
+    bare_in_time = sum(age_ms <= IN_TIME_MS for age_ms in taken.bare_ages_ms) / (rounds * count)
+    outcome.add("reached within 1 s", in_time, f"of {total:,}", bare_in_time, "bare loop", "push.in_time")
     outcome.rounds = {
         "push CPU µs": taken.push_us,
         "bare send CPU µs": taken.bare_us,
@@ -238,6 +240,7 @@ def _report(outcome: Outcome, taken: Rounds, count: int, rounds: int) -> None:
     }
     outcome.charts.append(Chart("Server CPU per socket", "µs", curves=costs, x_unit="round"))  # type: ignore[arg-type]
     outcome.notes.append("Every pushed position was held against the log: all exact, none missing, none twice.")
+    outcome.notes.append("What answers to pings cost the server is not in it: they are sent between the rounds.")
     outcome.notes.append("Warm rounds are judged: the kernel charges more for the first frames of a socket, to both.")
 
 
@@ -246,6 +249,19 @@ def _seconds(values_ms: list[float]) -> list[float]:
 
 
 # ---- where the time goes ----------------------------------------------------------------------------------------
+
+
+def _share_of_core(taken: Rounds, count: int) -> list[str]:
+    """Return how much of its core each side had: where that is little, others on this machine explain the wall time."""
+    lines = []
+    sides = (("sweep", taken.push_us, taken.sweep_s), ("bare loop", taken.bare_us, taken.bare_s))
+    for name, cost_us, wall_s in sides:
+        shares = [us * count / 1e6 / wall for us, wall in zip(cost_us, wall_s, strict=True)]
+        lines.append(
+            f"{name}: median {median(wall_s):.3f} s, longest {max(wall_s):.3f} s of wall time for "
+            f"{median(cost_us) * count / 1e6:.3f} s of CPU; least share of the core in a round {min(shares):.0%}"
+        )
+    return lines
 
 
 def profile_sweep(setting: Setting) -> list[str]:

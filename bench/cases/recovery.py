@@ -12,6 +12,8 @@ import uvloop
 from bench.outcome import BenchFailed, Chart, Outcome, Setting, median
 from bench.prefill import copy_with_snapshot, make_folder
 from bench.processes import EVENT, in_fresh_process
+from bench.profiling import profile_call
+from bench.targets import missed
 from engine.backends.memory import MemoryBackend
 from server.main import monotonic_ms, wall_ms
 from snapshots.journal import Journal, JournalOptions
@@ -34,6 +36,7 @@ def run(setting: Setting) -> Outcome:
     copy_with_snapshot(log_only, with_snapshot)
     sources = {"snapshot": with_snapshot, "log": log_only}
     seconds: dict[str, list[float]] = {name: [] for name in sources}
+    cpu_s: dict[str, list[float]] = {name: [] for name in sources}
     reading: dict[str, list[float]] = {name: [] for name in sources}
     for turn in range(rounds):
         setting.say(f"recovery: round {turn + 1} of {rounds}")
@@ -41,34 +44,37 @@ def run(setting: Setting) -> Outcome:
             folder = _cold_copy(source, setting.folder / f"{name}-{turn}")
             reading[name].append(_read_all(folder))
             _drop_cache(folder)
-            seconds[name].append(in_fresh_process(LIMIT_S, restore, folder, visitors))
+            wall_s, busy_s = in_fresh_process(LIMIT_S, restore, folder, visitors)
+            seconds[name].append(wall_s)
+            cpu_s[name].append(busy_s)
             shutil.rmtree(folder)
     for name in sources:
         label = f"restore {visitors:,} from the {name}"
         outcome.add(label, median(seconds[name]), "s", median(reading[name]), "reading the files", f"recovery.{name}")
+        outcome.add(f"{label}, CPU", median(cpu_s[name]), "s")
     outcome.rounds = {f"restore from {name} s": values for name, values in seconds.items()}
+    outcome.rounds |= {f"restore from {name} CPU s": values for name, values in cpu_s.items()}
     outcome.charts.append(Chart("Restart", "s", bars={name: median(each) for name, each in seconds.items()}, line=5.0))
     _stalls(setting, outcome, with_snapshot, visitors, rounds)
-    outcome.profile = in_fresh_process(LIMIT_S, profile_restore, log_only) if _is_slow(outcome) else []
+    slow = missed("recovery", outcome.measured, quick=setting.quick)
+    if slow:
+        source = log_only if "recovery.log" in slow else with_snapshot
+        outcome.profile = in_fresh_process(LIMIT_S, profile_restore, source)
     return outcome
-
-
-def _is_slow(outcome: Outcome) -> bool:
-    return max(outcome.measured["recovery.snapshot"], outcome.measured["recovery.log"]) > 5.0
 
 
 # ---- restart --------------------------------------------------------------------------------------------
 
 
-def restore(data: Path, visitors: int) -> float:
-    """Return the seconds from opening the journal to a backend that answers; run in a fresh process."""
+def restore(data: Path, visitors: int) -> tuple[float, float]:
+    """Return seconds of wall and CPU from opening the journal to a backend that answers; run in a fresh process."""
     return uvloop.run(_restore(data, visitors))
 
 
-async def _restore(data: Path, visitors: int) -> float:
-    began_s = time.perf_counter()
+async def _restore(data: Path, visitors: int) -> tuple[float, float]:
+    began_s, began_cpu_s = time.perf_counter(), time.process_time()
     backend = await _started(data)
-    seconds = time.perf_counter() - began_s
+    seconds = time.perf_counter() - began_s, time.process_time() - began_cpu_s
     view = await backend.event(EVENT)
     last = await backend.place(EVENT, visitors, backend.venue.room(EVENT).register.user_ids[visitors])
     if (view.waiting, last.position) != (visitors, visitors):
@@ -110,17 +116,7 @@ def _read_all(folder: Path) -> float:
 
 def profile_restore(data: Path) -> list[str]:
     """Return the top lines of a restart's profile; run in a fresh process."""
-    import cProfile
-
-    from bench.profiling import top_lines
-
-    profile = cProfile.Profile()
-    path = data.parent / "recovery.profile"
-    profile.enable()
-    uvloop.run(_started(data))
-    profile.disable()
-    profile.dump_stats(path)
-    return top_lines(path)
+    return profile_call(lambda: uvloop.run(_started(data)), data.parent / "recovery.profile")
 
 
 # ---- snapshots and the loop ---------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from bench.load import HOST, post
 from bench.outcome import Chart, Outcome, Setting, median, median_ratio
 from bench.prefill import BENCH, user_id_of
 from bench.processes import EVENT, SETTINGS, bare_handler, in_fresh_process
+from bench.profiling import profile_call
+from bench.targets import missed
 from bench.timing import cpu_us_each, measure
 from engine.room import Room
 from engine.venue import Venue
@@ -39,6 +41,8 @@ def run(setting: Setting) -> Outcome:
     visitors = setting.size(1_000_000, 50_000)
     weight = in_fresh_process(FRESH_LIMIT_S, weigh, visitors)
     outcome.add(f"memory, {visitors:,} waiting", weight, "bytes each", target="room.memory")
+    if missed("room", outcome.measured, quick=setting.quick):
+        outcome.profile = profile_call(lambda: _costs(steps), setting.folder / "room.profile")
     outcome.notes.append("Memory is the growth of resident memory in a fresh process; ids are 36 characters long.")
     bars = {name: median(rounds) for name, rounds in costs.items()} | {"bare handler": floor_us}
     outcome.charts.append(Chart("Rules, by step", "µs", bars=bars, logarithmic=True))

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -10,6 +11,8 @@ import uvloop
 from bench.load import percentiles_ms
 from bench.outcome import Chart, Outcome, Setting, median
 from bench.prefill import user_id_of
+from bench.profiling import profile_call
+from bench.targets import missed
 from engine.line import order_key
 from engine.records import Joined
 from snapshots.journal import Journal, JournalOptions
@@ -76,6 +79,9 @@ def run(setting: Setting) -> Outcome:
         _report(outcome, label, bare, median(bare_p50s), rates, p50s)
         curves[label] = [(waiters, median(rates[waiters])) for waiters in WAITERS]
         curves[f"bare loop, {label}"] = [(waiters, median(bare)) for waiters in WAITERS]
+    if missed("wal", outcome.measured, quick=setting.quick):
+        commit = partial(_commit, setting.folder / "wal-profiled", 0.0, WAITERS[-1], seconds)
+        outcome.profile = profile_call(lambda: uvloop.run(commit()), setting.folder / "wal.profile")
     outcome.charts.append(Chart("Durable records a second", "records/s", curves=curves, x_unit="waiters"))
     return outcome
 
