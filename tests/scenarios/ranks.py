@@ -13,7 +13,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,6 +73,7 @@ class Crowd:
     moments: list[int] = field(default_factory=list)
     leaves: int = 0
     released: int = 0
+    reached: dict[int, asyncio.Event] = field(default_factory=dict)
 
     def note(self, client: int, op: str, reply: Reply, key: str = "") -> PlaceReply:
         """Write an answer down."""
@@ -97,6 +98,8 @@ class Crowd:
                 place = self.note(client, "join", reply, user_id)
                 self.tokens.append(place.token or "")
                 self.places.append((place.user_id, place.arrival))
+                if len(self.tokens) in self.reached:
+                    self.reached[len(self.tokens)].set()
 
         async with asyncio.TaskGroup() as tasks:
             for client, connection in enumerate(pool):
@@ -137,11 +140,13 @@ class Crowd:
 async def run(daemon: Daemon, visitors: int, seed: int) -> Outcome:
     """Let a crowd through one event of a daemon and judge all that it was told."""
     crowd = Crowd(daemon, visitors, random.Random(seed))
+    steps = range(1, MOMENTS_WHILE_JOINING + 1)
+    crowd.reached = {max(1, visitors * step // (MOMENTS_WHILE_JOINING + 1)): asyncio.Event() for step in steps}
     await asyncio.to_thread(daemon.admin, "PUT", ADMIN, SETTINGS)
     await asyncio.to_thread(daemon.admin, "POST", f"{ADMIN}/open", {})
     seconds: dict[str, float] = {}
 
-    async def timed(what: str, work: Awaitable[object]) -> None:
+    async def timed(what: str, work: Coroutine[None, None, object]) -> None:
         started_s = time.perf_counter()
         await work
         seconds[what] = time.perf_counter() - started_s
@@ -149,11 +154,10 @@ async def run(daemon: Daemon, visitors: int, seed: int) -> Outcome:
     pool = [await Connection.open(daemon.url) for _ in range(JOINING + ASKING + 2)]
     with connections(pool):
         asking, (leaver, operator) = pool[JOINING : JOINING + ASKING], pool[-2:]
-        joining = asyncio.create_task(timed("joins", crowd.join(pool[:JOINING])))
-        leaving = asyncio.create_task(_leave_and_release(crowd, leaver, operator, joining.done))
-        await _ask_at_moments(crowd, asking, joining.done)
-        await joining
-        await leaving
+        async with asyncio.TaskGroup() as tasks:
+            joining = tasks.create_task(timed("joins", crowd.join(pool[:JOINING])))
+            tasks.create_task(_leave_and_release(crowd, leaver, operator, joining.done))
+            tasks.create_task(_ask_at_moments(crowd, asking))
         for _ in range(MOMENTS_AFTER):
             await asyncio.gather(crowd.look(asking), crowd.leave(leaver), crowd.release(operator, 50))
         await asyncio.to_thread(daemon.admin, "POST", f"{ADMIN}/pause", {"reason": "the end"})
@@ -173,12 +177,10 @@ async def run(daemon: Daemon, visitors: int, seed: int) -> Outcome:
     return Outcome(report, seconds, crowd.moments, asked, crowd.leaves, crowd.released)
 
 
-async def _ask_at_moments(crowd: Crowd, asking: Sequence[Connection], over: Callable[[], bool]) -> None:
+async def _ask_at_moments(crowd: Crowd, asking: Sequence[Connection]) -> None:
     """Ask each time another twentieth has joined."""
-    for moment in range(MOMENTS_WHILE_JOINING):
-        due = max(1, crowd.visitors * (moment + 1) // (MOMENTS_WHILE_JOINING + 1))
-        while len(crowd.tokens) < due and not over():
-            await asyncio.sleep(0.005)
+    for reached in crowd.reached.values():
+        await reached.wait()
         await crowd.look(asking)
 
 
