@@ -139,6 +139,7 @@ class AdminApi:
             summary,
             answers,
             auth=Auth.ADMIN_KEY,
+            guard=self._gate.admin,
             listener=Listener.ADMIN,
             problems=problems,
             tag="admin",

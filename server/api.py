@@ -126,6 +126,7 @@ class VisitorApi:
                 "End a stay in the booking flow",
                 {200: CompletedAnswer},
                 Auth.SITE_KEY,
+                guard=self._gate.site,
                 body=CompleteRequest,
                 problems=(401, 409),
                 tag="site",

@@ -61,6 +61,8 @@ class App:
                 _check_framing(request)
             path, _, query = request.raw_path.partition("?")
             route, event_id = self.table.match(request.method, path)
+            if route.guard is not None:
+                route.guard(request)
             body = await self._body(request, route) if route.body else None
             call = Call(request, event_id, _query(route, query), body)
             answer = await route.handler(call)

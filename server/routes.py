@@ -54,7 +54,9 @@ Handler: TypeAlias = Callable[[Call], Awaitable[Answer | web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One row. `answers` maps a status to the type of its body (None: no body); problems are understood.
+    """One row. `guard` is asked before anything of the request is read, and refuses.
+
+    `answers` maps a status to the type of its body (None: no body); problems are understood.
 
     `body` is the type the body is decoded into (None: no body is read), `body_schema` the one that documents it
     where that says more, because the engine checks what the decoder lets pass.
@@ -66,6 +68,7 @@ class Route:
     summary: str
     answers: Mapping[int, Any]
     auth: Auth = Auth.NONE
+    guard: Callable[[web.BaseRequest], object] | None = None
     body: Any = None
     body_schema: type[msgspec.Struct] | None = None
     query: type[msgspec.Struct] | None = None

@@ -115,11 +115,13 @@ async def running(
     listening = await asyncio.get_running_loop().create_server(http, sock=bound)
     port = bound.getsockname()[1]
     pushing = asyncio.create_task(hub.run())
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as client:
-        yield Running(backend, keys, hub, health, metrics, routes, port, client)
-    listening.close()
-    await hub.close()
-    await http.shutdown(1.0)
-    pushing.cancel()
-    await asyncio.wait([pushing])
-    await backend.close()
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as client:
+            yield Running(backend, keys, hub, health, metrics, routes, port, client)
+    finally:
+        listening.close()
+        await hub.close()
+        await http.shutdown(1.0)
+        pushing.cancel()
+        await asyncio.wait([pushing])
+        await backend.close()
