@@ -248,6 +248,8 @@ class Visitor(Client):
 class Operator(Client):
     """Releases by hand and changes a large page, so that segments fill."""
 
+    _releases = 0
+
     async def run(self, chance: random.Random) -> None:
         """Work until it is over."""
         while not self.address.over:
@@ -259,11 +261,16 @@ class Operator(Client):
             await asyncio.sleep(0.02)
 
     async def release(self, count: int) -> None:
-        """Let the next in; not repeated when the answer is lost."""
-        reply = await self.ask(request("POST", f"{ADMIN}/release", {"count": count}, bearer=self.address.admin_key))
+        """Let the next in, once, however often it must be asked for."""
+        self._releases += 1
+        key = f"release-{self._releases}"
+        body, bearer = {"count": count}, self.address.admin_key
+        reply, sent_s = await self.insist(request("POST", f"{ADMIN}/release", body, bearer=bearer, key=key))
         if reply.status == 200:
             told = reply.json(Released)
-            self.note("release", reply, reply.sent_s, PlaceReply("", told.released, version=told.version))
+            self.note("release", reply, sent_s, PlaceReply("", told.released, version=told.version), key=key)
+        if reply.status != 200 or told.released > count:
+            self.complain("release", reply, f"{count}")
 
     async def patch(self, text: str) -> None:
         """Change the page."""
@@ -344,8 +351,8 @@ class Ordeal:
                 self._daemon.kill()
         report = check(evidence)
         report.faults["diverged"] += self._rewritten
-        report.faults["lost"] += [complaint for visitor in self._visitors for complaint in visitor.complaints]
         clients = (*self._visitors, self._operator, self._observer)
+        report.faults["lost"] += [complaint for client in clients for complaint in client.complaints]
         losses = sum(client.losses for client in clients)
         seconds = time.monotonic() - started_s
         return Outcome(report, self.kills, seconds, len(evidence.log), len(self._segments), losses)

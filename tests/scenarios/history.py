@@ -9,7 +9,7 @@ its answer was complete, so "A was answered before B was sent" holds across retr
 """
 
 from bisect import bisect_left, insort
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -55,13 +55,15 @@ class LogLine(msgspec.Struct):
     user_id: str = ""
     numbers: list[int] = []
     manual: bool = False
+    request: str | None = None
     settings: Limits | None = None
 
 
 class Entry(NamedTuple):
     """One operation of one client. `answered_s` is None when no answer came: its effect is unknown.
 
-    `op` is join, position, leave, complete or release; a release's `number` is how many it let in.
+    `op` is join, position, leave, complete or release; a release's `number` is how many it let in, under its `key`
+    where it has one.
     """
 
     client: int
@@ -356,13 +358,19 @@ def _diverged(model: PlainLine, _: Iterable[Entry], evidence: Evidence) -> Itera
 
 
 def _released(_: PlainLine, answered: Iterable[Entry], evidence: Evidence) -> Iterator[Fault]:
-    """Find releases by hand that were acknowledged and are not on record as they were told."""
-    by_lsn = {line.lsn: line for line in evidence.log if line.kind == "released"}
+    """Find releases by hand that were acknowledged and are not on record as they were told, or twice."""
+    by_lsn: dict[int, int] = {}
+    by_request: Counter[str] = Counter()
+    for line in evidence.log:
+        if line.kind == "released" and line.manual:
+            by_lsn[line.lsn] = len(line.numbers)
+            by_request[line.request or ""] += len(line.numbers)
     for entry in answered:
-        if entry.op == "release" and entry.number:
-            line = by_lsn.get(entry.version or 0)
-            if line is None or not line.manual or len(line.numbers) != entry.number:
-                yield "lost", f"a release of {entry.number} at version {entry.version} is not on record: {line}"
+        if entry.op == "release":
+            on_record = by_request[entry.key] if entry.key else by_lsn.get(entry.version or 0, 0)
+            if on_record != entry.number and (entry.key or entry.number):
+                kind = "lost" if on_record < entry.number else "duplicated"
+                yield kind, f"a release of {entry.number} at version {entry.version} is on record with {on_record}"
 
 
 def _epochs(_: PlainLine, answered: Iterable[Entry], evidence: Evidence) -> Iterator[Fault]:

@@ -73,14 +73,13 @@ class Server:
         sent_s = self.moment - self.chance.choice((0.01, 0.05, 0.15, 0.4))
         if sent_s < self.free_at[client]:
             sent_s = self.moment - 0.01
-        if self.free_at[client] >= sent_s:
-            return
         waiting = self.waiting()
         position = waiting.index(arrival) + 1 if status == "waiting" else None
         user_id = self.users[arrival - 1] if arrival else ""
         answered_s: float | None = self.moment + self.chance.choice((0.01, 0.05, 0.15, 0.4))
-        if key and self.chance.random() < 0.1:
-            self.entries.append(Entry(client, op, sent_s, None, user_id, key))
+        if self.free_at[client] >= sent_s or (op == "join" and self.chance.random() < 0.1):
+            if op == "join":
+                self.entries.append(Entry(client, op, sent_s, None, user_id, key))
             return
         self.free_at[client] = answered_s or 0
         entry = Entry(client, op, sent_s, answered_s, user_id, key, arrival, arrival, status, position)
@@ -128,9 +127,10 @@ class Server:
         if numbers:
             for number in numbers:
                 self.status[number - 1] = "ready"
-            line = self.write(kind="released", numbers=numbers, manual=manual)
+            key = f"release-{len(self.log)}" if manual and self.chance.random() < 0.5 else None
+            line = self.write(kind="released", numbers=numbers, manual=manual, request=key)
             if manual:
-                self.answer("release", 0, number=len(numbers), version=line.lsn)
+                self.answer("release", 0, number=len(numbers), version=line.lsn, key=key or "")
             else:
                 self.released += len(numbers)
 
@@ -398,6 +398,15 @@ def tell_a_release_that_was_not(evidence: Evidence, chance: random.Random) -> Ev
     return None if at is None else with_entry(evidence, at, number=evidence.entries[at].number + 1)
 
 
+def release_twice_under_one_key(evidence: Evidence, chance: random.Random) -> Evidence | None:
+    told = {evidence.entries[at].key for at in of_op(evidence, "release") if evidence.entries[at].key}
+    at = pick([at for at in of_kind(evidence, "released") if evidence.log[at].request in told], chance)
+    others = [other for other in of_kind(evidence, "released") if other != at and evidence.log[other].manual]
+    if at is None or not others:
+        return None
+    return with_line(evidence, chance.choice(others), request=evidence.log[at].request)
+
+
 MUTATIONS: dict[Mutation, set[str]] = {
     drop_a_place_from_the_state: {"lost"},
     drop_a_join_from_the_log: {"lost"},
@@ -423,6 +432,7 @@ MUTATIONS: dict[Mutation, set[str]] = {
     show_a_client_something_older: {"went_back"},
     tell_a_wrong_position: {"wrong_rank"},
     tell_a_release_that_was_not: {"lost"},
+    release_twice_under_one_key: {"duplicated"},
 }
 
 
