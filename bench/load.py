@@ -62,13 +62,14 @@ class _Connection(asyncio.Protocol):
         requests: Iterator[bytes],
         result: LoadResult,
         on_answer: Callable[[float, float, bytes], None] | None,
+        waits_for_others: bool,
     ) -> None:
         self._requests = requests
         self._result = result
         self._on_answer = on_answer
         self._buffer = b""
         self._sent_s = 0.0
-        self._is_first = True
+        self._is_timed = not waits_for_others
         self._transport: asyncio.Transport | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -99,9 +100,9 @@ class _Connection(asyncio.Protocol):
             return
         self._buffer = b""
         now_s = time.perf_counter()
-        if not self._is_first:
+        if self._is_timed:
             self._result.latencies_s.append(now_s - self._sent_s)
-        self._is_first = False
+        self._is_timed = True
         self._result.statuses[int(buffer[9:12])] += 1
         if self._on_answer is not None:
             self._on_answer(self._sent_s, now_s, buffer[body_at : body_at + length])
@@ -128,7 +129,7 @@ async def closed_loop(
     loop = asyncio.get_running_loop()
     started_s = time.perf_counter()
     pairs = [
-        await loop.create_connection(lambda: _Connection(requests, result, on_answer), host, port)
+        await loop.create_connection(lambda: _Connection(requests, result, on_answer, connections > 1), host, port)
         for _ in range(connections)
     ]
     await asyncio.gather(*(connection.done for _, connection in pairs))

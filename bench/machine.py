@@ -8,6 +8,7 @@ lengthens wall time but not this.
 import os
 import platform
 import resource
+import subprocess
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -75,8 +76,17 @@ def facts() -> dict[str, object]:
         "system": platform.system(),
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in LIBRARIES},
+        "commit": _commit(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
     }
+
+
+def _commit() -> str | None:
+    """Return the commit that is checked out, None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=5.0, check=True).stdout.strip()
+    return None
 
 
 def _processor() -> str:

@@ -92,7 +92,7 @@ def median(values: Iterable[float]) -> float:
     return statistics.median(values)
 
 
-def quantile(values: Sequence[float], share: float) -> float:
-    """Return the value below which a share of the values lies."""
+def distribution(values: Iterable[float], points: int = 200) -> list[tuple[float, float]]:
+    """Return (value, share of values up to it) for a curve, without the last 0.5 %, which a table tells better."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    return [(ordered[int(step / points * len(ordered))], step / points) for step in range(points)]

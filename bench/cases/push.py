@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import bare_sender, machine, profiling, sockets
 from bench.load import percentiles_ms
-from bench.outcome import BenchFailed, Chart, Outcome, Setting, median, median_ratio, quantile
+from bench.outcome import BenchFailed, Chart, Outcome, Setting, distribution, median, median_ratio
 from bench.processes import Daemon, daemon
 from bench.sockets import Collected, payloads_of
 from bench.targets import missed
@@ -228,20 +228,17 @@ def _report(outcome: Outcome, taken: Rounds, count: int, rounds: int) -> None:
         "sweep s": taken.sweep_s,
         "bare loop s": taken.bare_s,
     }
-    shares = [step / 100 for step in range(101)]
-    curves = {
-        "Stanchion": [(quantile(taken.ages_ms, share), share) for share in shares],
-        "bare send loop": [(quantile(taken.bare_ages_ms, share), share) for share in shares],
-    }
+    curves = {"Stanchion": distribution(taken.ages_ms), "bare send loop": distribution(taken.bare_ages_ms)}
     outcome.charts.append(Chart("Age of a position when it arrives", "share", curves=curves, x_unit="ms"))
-    costs = {
-        "Stanchion": list(enumerate(taken.push_us, 1)),
-        "bare send loop": list(enumerate(taken.bare_us, 1)),
-    }
-    outcome.charts.append(Chart("Server CPU per socket", "µs", curves=costs, x_unit="round"))  # type: ignore[arg-type]
+    costs = {name: _by_round(each) for name, each in (("Stanchion", taken.push_us), ("bare send loop", taken.bare_us))}
+    outcome.charts.append(Chart("Server CPU per socket", "µs", curves=costs, x_unit="round"))
     outcome.notes.append("Every pushed position was held against the log: all exact, none missing, none twice.")
     outcome.notes.append("What answers to pings cost the server is not in it: they are sent between the rounds.")
     outcome.notes.append("Warm rounds are judged: the kernel charges more for the first frames of a socket, to both.")
+
+
+def _by_round(values: list[float]) -> list[tuple[float, float]]:
+    return [(float(turn), value) for turn, value in enumerate(values, 1)]
 
 
 def _seconds(values_ms: list[float]) -> list[float]:
