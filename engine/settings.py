@@ -12,6 +12,7 @@ from types import MappingProxyType
 from engine.errors import Refused
 
 MAX_MS = 2**53 - 1
+MAP_DEPTH = 8
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 _EVENT_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -118,7 +119,10 @@ _MESSAGE_OF_KIND: Mapping[str, Callable[[Knob], str]] = MappingProxyType(
         "text": lambda knob: f"must be a text of {knob.low} to {knob.high} characters without control characters",
         "choice": lambda knob: f"must be one of {', '.join(knob.choices)}",
         "origins": lambda knob: f"must be a list of at most {knob.high} origins such as https://shop.example",
-        "map": lambda knob: f"must be an object with at most {knob.high} members",
+        "map": lambda knob: (
+            f"must be an object with at most {knob.high} members, nested at most {MAP_DEPTH} deep, "
+            "with whole numbers up to 2^53"
+        ),
     }
 )
 
@@ -133,6 +137,15 @@ def _is_origins(knob: Knob, value: object) -> bool:
     return all(isinstance(item, str) and _ORIGIN.fullmatch(item) for item in value)
 
 
+def _is_plain(value: object, depth: int) -> bool:
+    """Return whether a log and any JSON parser could keep this as it is: not too deep, and numbers exact."""
+    if isinstance(value, Mapping):
+        return depth > 0 and all(isinstance(name, str) and _is_plain(part, depth - 1) for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return depth > 0 and all(_is_plain(part, depth - 1) for part in value)
+    return value is None or isinstance(value, str | float) or (isinstance(value, int) and -MAX_MS <= value <= MAX_MS)
+
+
 _TEST_OF_KIND: Mapping[str, Callable[[Knob, object], bool]] = MappingProxyType(
     {
         "int": lambda knob, value: type(value) is int and knob.low <= value <= knob.high,
@@ -140,7 +153,9 @@ _TEST_OF_KIND: Mapping[str, Callable[[Knob, object], bool]] = MappingProxyType(
         "text": _is_text,
         "choice": lambda knob, value: value in knob.choices,
         "origins": _is_origins,
-        "map": lambda knob, value: isinstance(value, Mapping) and len(value) <= knob.high,
+        "map": lambda knob, value: (
+            isinstance(value, Mapping) and len(value) <= knob.high and _is_plain(value, MAP_DEPTH)
+        ),
     }
 )
 

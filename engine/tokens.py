@@ -29,7 +29,7 @@ _VERSION = b"\x01"
 _HEAD_BYTES = len(_VERSION) + KEY_ID_BYTES
 _PERSON = b"stanchion queue"
 _TO_URL = bytes.maketrans(b"+/", b"-_")
-_FROM_URL = bytes.maketrans(b"-_+/", b"+/  ")
+_FROM_URL = bytes.maketrans(b"-_+/=", b"+/   ")
 
 
 class QueueToken(msgspec.Struct, frozen=True, gc=False, array_like=True):

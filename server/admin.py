@@ -10,7 +10,7 @@ would do harm twice across a restart, a release, carries its key into the log; t
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial, wraps
 from hashlib import blake2b
@@ -23,7 +23,6 @@ from engine.backend import Backend
 from engine.errors import Refused
 from engine.records import Record, kind_of
 from engine.room import By
-from engine.settings import MAX_MS, settings_from
 from engine.views import EventView
 from server import admin_wire as wire
 from server.answers import Answer, json_answer, no_content
@@ -33,7 +32,6 @@ from server.routes import Auth, Call, Handler, Listener, Route
 
 EVENT = "/v1/admin/events/{event_id}"
 NDJSON = "application/x-ndjson"
-SETTINGS_DEPTH = 8
 WRITE_TIMEOUT_S = 30.0
 _ETAG = re.compile(r'"([0-9]{1,15})"')
 _Json: TypeAlias = dict[str, Any]
@@ -48,12 +46,15 @@ class AdminGate(Protocol):
 
 
 class AdminApi:
-    """The handlers. `clock` is monotonic, in seconds."""
+    """The handlers. `clock` is monotonic, in seconds; `warnings` say what is set weaker than the safe defaults."""
 
-    def __init__(self, backend: Backend, gate: AdminGate, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, backend: Backend, gate: AdminGate, clock: Callable[[], float], warnings: Sequence[str] = ()
+    ) -> None:
         self._backend = backend
         self._gate = gate
         self._once = OnceOnly(clock)
+        self._warnings = list(warnings)
 
     def routes(self) -> list[Route]:
         """Return the rows of the admin API."""
@@ -181,7 +182,6 @@ class AdminApi:
 
     async def _configure(self, call: Call, actor: str, *, replace: bool) -> Answer:
         changes, why = _split(call.body)
-        _check_plain(changes)
         revision = await self._expected_revision(call)
         by = By(actor, why.reason, why.note)
         view, created = await self._backend.configure(call.event_id, changes, by, replace=replace, revision=revision)
@@ -263,6 +263,7 @@ class AdminApi:
             status.durable_version,
             list(status.degraded),
             status.refuses_joins,
+            self._warnings,
             dict(status.details),
         )
         return json_answer(answer)
@@ -327,28 +328,6 @@ def _split(body: Mapping[str, object]) -> tuple[dict[str, object], wire.Why]:
     except msgspec.ValidationError as error:
         raise Refused("bad_request", str(error), field=str(error).rpartition("$.")[2].rstrip("`")) from None
     return {name: value for name, value in body.items() if name not in said}, why
-
-
-def _check_plain(changes: Mapping[str, object]) -> None:
-    """Refuse what a log or another JSON parser could not keep: deep nesting, and numbers that are not exact."""
-    problem = f"may nest {SETTINGS_DEPTH} deep and hold whole numbers up to 2^53"
-    plain = {name: value for name, value in changes.items() if _is_plain(value, SETTINGS_DEPTH)}
-    if len(plain) == len(changes):
-        return
-    errors = [(name[:100], problem) for name in changes if name not in plain]
-    try:
-        settings_from(plain)
-    except Refused as refused:
-        errors += refused.errors
-    raise Refused("invalid_settings", "; ".join(f"{name} {problem}" for name, problem in errors), errors=errors)
-
-
-def _is_plain(value: object, depth: int) -> bool:
-    if isinstance(value, dict):
-        return depth > 0 and all(_is_plain(member, depth - 1) for member in value.values())
-    if isinstance(value, list):
-        return depth > 0 and all(_is_plain(item, depth - 1) for item in value)
-    return not isinstance(value, int) or -MAX_MS <= value <= MAX_MS
 
 
 def _fingerprint(call: Call) -> bytes:

@@ -196,7 +196,10 @@ class RecordLine(Struct):
 
 
 class StatusAnswer(Struct):
-    """How the server fares; `details` are the numbers of its log and snapshots by name."""
+    """How the server fares.
+
+    `warnings` say what is set weaker than the safe defaults; `details` are the numbers of log and snapshots by name.
+    """
 
     name: str
     role: Literal["primary"]
@@ -205,6 +208,7 @@ class StatusAnswer(Struct):
     durable_version: Count
     degraded: list[str]
     refuses_joins: str | None
+    warnings: list[str]
     details: dict[str, Any]
 
 

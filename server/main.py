@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -184,7 +183,7 @@ class Daemon:
         self._metrics = Metrics(backend, self._hub)
         routes = [
             *VisitorApi(backend, desk, gate, updates).routes(),
-            *AdminApi(backend, gate, time.monotonic).routes(),
+            *AdminApi(backend, gate, time.monotonic, weaker_than_default(config)).routes(),
             *self._health.routes(),
             *self._metrics.routes(),
         ]
@@ -301,13 +300,14 @@ def _announce(config: Config, ports: Ports, engine: Engine, new_keys: Keys | Non
     log.info("listening", url=url, admin_url=admin_url, epoch=status.epoch, backend=status.name)
     for alarm in engine.alarms:
         log.error("recovery_alarm", problem=alarm)
-    for sentence in (*config.weaker(), *_open_folder(config.data)):
+    for sentence in weaker_than_default(config):
         log.warning("weaker_than_default", what=sentence)
 
 
-def _open_folder(data: Path) -> list[str]:
-    mode = data.stat().st_mode
-    return [f"Others may look into the data folder {data}; chmod 700 it."] if mode & 0o077 else []
+def weaker_than_default(config: Config) -> list[str]:
+    """Return one sentence for everything that is weaker than the safe defaults."""
+    is_open = config.data.stat().st_mode & 0o077
+    return config.weaker() + [f"Others may look into the data folder {config.data}; chmod 700 it."] * bool(is_open)
 
 
 def _signals() -> asyncio.Event:

@@ -67,6 +67,10 @@ def test_everything_wrong_is_told_at_once() -> None:
         ({"return_to_origins": ["javascript:alert(1)"]}, "return_to_origins"),
         ({"return_to_origins": "https://shop.example"}, "return_to_origins"),
         ({"name": "two\nlines"}, "name"),
+        ({"page": {"n": 2**60}}, "page"),
+        ({"page": {"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": {}}}}}}}}}}, "page"),
+        ({"variants": {"a": object()}}, "variants"),
+        ({"variants": {1: "a"}}, "variants"),
     ],
 )
 def test_relations_between_settings_hold(changes: dict[str, object], at_fault: str) -> None:

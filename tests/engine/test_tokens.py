@@ -66,6 +66,7 @@ def test_each_problem_has_its_word() -> None:
     assert "later epoch" in problem_of(minted(epoch=6))
     assert "too long" in problem_of("A" * (LONGEST_TOKEN + 1))
     assert "base64url" in problem_of("+/+/")
+    assert "base64url" in problem_of(minted() + "=")
 
 
 def test_a_token_of_an_earlier_epoch_is_good() -> None:

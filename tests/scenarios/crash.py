@@ -4,7 +4,8 @@
 an Idempotency-Key and retries, some with a server-made id, some without any key), ask, leave and join again,
 the site completes, an operator releases by hand, changes a large page and asks for snapshots, and the pacer
 releases by itself. Kills fall into full load, right after a start, into a recovery, and into a snapshot; the
-large pages fill the smallest segments, so that some fall into the cut of a segment.
+large pages fill the smallest segments, so that some fall into the cut of a segment. Others follow a batch of the
+pacer at once, so that a batch right after the restart would be seen.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from snapshots.snapshot import SNAPSHOT_FOLDER, TEMPORARY_SUFFIX
 from tests.scenarios.client import Connection, PlaceReply, Reply, connections, gather_over, read_lines, request
 from tests.scenarios.history import Entry, Evidence, FinalPlace, LogLine, Observed, Report, check
 from tests.server.daemons import CLI, Daemon, clean_environment, cli
@@ -33,6 +35,7 @@ SETTINGS = {"batch_size": 40, "batch_interval_s": 1, "max_active": 300}
 PAGE = "page " * 10_000
 VISITORS = 12
 OVERLAP = 200
+LONGEST_LIFE_S = 1.6
 
 
 class Counts(msgspec.Struct):
@@ -283,6 +286,7 @@ class Observer(Client):
     def __init__(self, address: Address, index: int) -> None:
         super().__init__(address, index)
         self.observed: list[Observed] = []
+        self.released_more = asyncio.Event()
 
     async def run(self) -> None:
         """Look until it is over."""
@@ -291,6 +295,8 @@ class Observer(Client):
                 reply = await self.ask(request("GET", f"{ADMIN}/stats", bearer=self.address.admin_key))
                 if reply.status == 200:
                     released = reply.json(Counts).released_automatic
+                    if self.observed and released > self.observed[-1].released:
+                        self.released_more.set()
                     self.observed.append(Observed(reply.sent_s, reply.answered_s, released))
             await asyncio.sleep(0.01)
 
@@ -305,12 +311,19 @@ class Outcome:
     records: int
     cuts: int
     losses: int
+    unfinished: int
+    batches: int
+    by_hand: int
 
     def table(self) -> str:
-        """Return where the kills fell."""
+        """Return where the kills fell, and upon what."""
         rows = [f"  {moment:<12}{count:>5}" for moment, count in sorted(self.kills.items())]
-        told = f"  {self.records} records, {self.cuts} log segments, {self.losses} connections lost under a request"
-        return "\n".join(["kills by moment:", *rows, told])
+        rows.append(
+            f"  {self.unfinished} of them left an unfinished snapshot, {self.cuts} segments of the log were seen"
+        )
+        rows.append(f"  {self.losses} connections were lost under a request")
+        rows.append(f"  {self.records} records, {self.batches} batches released by the pacer, {self.by_hand} by hand")
+        return "\n".join(["kills by moment:", *rows])
 
 
 class Ordeal:
@@ -326,6 +339,7 @@ class Ordeal:
         self._log: list[LogLine] = []
         self._rewritten: list[str] = []
         self._segments: set[str] = set()
+        self._unfinished = 0
         self._visitors = [Visitor(self._address, i, random.Random(f"{seed}-{i}")) for i in range(VISITORS)]
         self._operator = Operator(self._address, VISITORS)
         self._observer = Observer(self._address, VISITORS + 1)
@@ -354,8 +368,18 @@ class Ordeal:
         clients = (*self._visitors, self._operator, self._observer)
         report.faults["lost"] += [complaint for client in clients for complaint in client.complaints]
         losses = sum(client.losses for client in clients)
-        seconds = time.monotonic() - started_s
-        return Outcome(report, self.kills, seconds, len(evidence.log), len(self._segments), losses)
+        released = Counter(line.manual for line in evidence.log if line.kind == "released")
+        return Outcome(
+            report,
+            self.kills,
+            seconds=time.monotonic() - started_s,
+            records=len(evidence.log),
+            cuts=len(self._segments),
+            losses=losses,
+            unfinished=self._unfinished,
+            batches=released[False],
+            by_hand=released[True],
+        )
 
     async def _prepare(self) -> None:
         assert self._daemon is not None
@@ -364,7 +388,7 @@ class Ordeal:
 
     async def _kill_and_restart(self) -> None:
         while self.kills.total() < self._kills_due:
-            moment = self._chance.choices(("load", "start", "snapshot"), (50, 20, 30))[0]
+            moment = self._chance.choices(("load", "batch", "snapshot", "start"), (30, 25, 30, 15))[0]
             await self._let_live(moment)
             await self._kill(moment)
             while self.kills.total() < self._kills_due and self._chance.random() < 0.2:
@@ -376,21 +400,37 @@ class Ordeal:
         """Wait for the moment of the kill."""
         if moment == "start":
             await asyncio.sleep(self._chance.uniform(0, 0.08))
-            return
-        long = self._chance.random() < 0.4
-        await asyncio.sleep(self._chance.uniform(1.0, 1.6) if long else self._chance.uniform(0.1, 0.6))
+        elif moment == "batch":
+            self._observer.released_more.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._observer.released_more.wait(), LONGEST_LIFE_S)
+            await asyncio.sleep(self._chance.uniform(0, 0.1))
+        else:
+            long = self._chance.random() < 0.3
+            await asyncio.sleep(self._chance.uniform(0.7, 1.5) if long else self._chance.uniform(0.1, 0.6))
         if moment == "snapshot":
             raw = request("POST", "/v1/admin/snapshot", {}, bearer=self._address.admin_key)
             connection = await Connection.open(self._address.url)
             asked = asyncio.create_task(connection.ask(raw))
-            await asyncio.sleep(self._chance.choice((0.002, 0.01, 0.04, 0.1)) * self._chance.random() * 2)
+            await asyncio.to_thread(self._see_snapshot)
             asked.cancel()
+
+    def _see_snapshot(self) -> None:
+        """Wait until a snapshot is being written, and a moment longer: into its writing, checking or naming."""
+        deadline_s = time.monotonic() + 0.3
+        while not self._is_writing_snapshot() and time.monotonic() < deadline_s:
+            time.sleep(0.0005)
+        time.sleep(self._chance.choice((0, 0.002, 0.01, 0.03)) * self._chance.random())
+
+    def _is_writing_snapshot(self) -> bool:
+        return any((self._data / SNAPSHOT_FOLDER).glob(f"*{TEMPORARY_SUFFIX}"))
 
     async def _kill(self, moment: str) -> None:
         assert self._daemon is not None
         self._note_segments()
         self._daemon.process.kill()
         await asyncio.to_thread(self._daemon.wait)
+        self._unfinished += self._is_writing_snapshot()
         self.kills[moment] += 1
 
     def _note_segments(self) -> None:
