@@ -19,6 +19,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#edae49", "#6c757d", "#7b2d8b")
+LOGARITHMIC = ("waiting", "waiters")
 
 
 def number(value: float) -> str:
@@ -122,7 +123,7 @@ def _draw(axis: Any, chart: Chart) -> None:
     axis.set_title(chart.title)
     if chart.bars:
         names = list(chart.bars)
-        bars = axis.barh(names, list(chart.bars.values()), color=COLOURS[0])
+        bars = axis.barh(names, list(chart.bars.values()), color=[_colour(name) for name in names])
         axis.bar_label(bars, [number(value) for value in chart.bars.values()], padding=3, fontsize=8)
         axis.invert_yaxis()
         axis.margins(x=0.15)
@@ -136,7 +137,7 @@ def _draw(axis: Any, chart: Chart) -> None:
         is_floor = name.startswith("bare")
         style = "--" if is_floor else "-"
         axis.plot(*zip(*points, strict=True), style, label=name, color=colour, marker="o" if len(points) < 20 else "")
-    if chart.x_unit in ("waiting", "waiters"):
+    if chart.x_unit in LOGARITHMIC:
         axis.set_xscale("log")
         axis.set_yscale("log")
     if chart.line is not None:
@@ -144,6 +145,11 @@ def _draw(axis: Any, chart: Chart) -> None:
     axis.set_xlabel(chart.x_unit)
     axis.set_ylabel(chart.unit)
     axis.legend(fontsize=8)
+
+
+def _colour(name: str) -> str:
+    """Return a bar's colour: our own, the Redis design's, or a floor's."""
+    return COLOURS[1] if "edis" in name else COLOURS[4] if "bare" in name else COLOURS[0]
 
 
 def print_json(results: list[dict[str, Any]]) -> None:

@@ -27,7 +27,8 @@ EVENTS_PER_POLL = 1024
 SO_TIMESTAMPNS = 35
 IP_BIND_ADDRESS_NO_PORT = 24
 ANCILLARY_BYTES = socket.CMSG_SPACE(16)
-TEXT, PING = 0x81, 0x89
+TEXT = 0x81
+PING_FRAME = b"\x89\0"
 PONG_FRAME = b"\x8a\x80\0\0\0\0"
 
 
@@ -86,9 +87,10 @@ class Sockets:
                 index = self._index_of[descriptor]
                 data, ancillary, _, _ = self._sockets[index].recvmsg(RECEIVE_BYTES, ANCILLARY_BYTES)
                 seconds, nanoseconds = struct.unpack("=qq", ancillary[0][2]) if ancillary else (0, time.time_ns())
-                if data[:1] == b"\x89":
+                if data[:2] == PING_FRAME:
                     pinged.append(index)
-                    data = data[2:]
+                    while data[:2] == PING_FRAME:
+                        data = data[2:]
                 if data:
                     owners.append(index)
                     times_ns.append(seconds * 1_000_000_000 + nanoseconds)

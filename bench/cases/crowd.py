@@ -236,7 +236,7 @@ def _report(outcome: Outcome, visitors: int, sides: dict[str, dict[str, Phase]],
             what = f"{phase} of a batch" if is_batch else phase
             outcome.add(f"{what}, {mark}", value_ms, "ms", theirs_ms[mark], "Redis design")
     bars["bare handler"] = median(sides["join"]["bare"].users_per_s)
-    outcome.charts.append(Chart(f"{visitors:,} visitors", "users/s", bars=bars, logarithmic=True))
+    outcome.charts.append(Chart(f"{visitors:,} visitors", "users/s", bars=bars))
     curves = {
         f"{phase}, {name}": distribution(latency_s * 1000 for latency_s in sides[phase][name].latencies_s)
         for phase in ("join", "rank")
