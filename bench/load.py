@@ -2,8 +2,8 @@
 
 It must cost the machine less than what it measures, so it speaks just enough HTTP/1.1 to cut answers out of
 the stream by their Content-Length. Closed loop: each connection sends its next request when it has its answer,
-so there is no schedule to fall behind, and a latency is the time from sending to the whole answer. The first
-answer on a connection is counted but not timed: it waits for all the others to be accepted.
+so there is no schedule to fall behind, and a latency is the time from sending to the whole answer. All
+connections stand before the clock starts.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ HOST = "127.0.0.1"
 
 @dataclass(slots=True)
 class LoadResult:
-    """What one run of load saw; `per_s` is answers by wall time, `latencies_s` is without each connection's first."""
+    """What one run of load saw; `per_s` is answers by wall time."""
 
     seconds: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
@@ -62,22 +62,20 @@ class _Connection(asyncio.Protocol):
         requests: Iterator[bytes],
         result: LoadResult,
         on_answer: Callable[[float, float, bytes], None] | None,
-        waits_for_others: bool,
     ) -> None:
         self._requests = requests
         self._result = result
         self._on_answer = on_answer
         self._buffer = b""
         self._sent_s = 0.0
-        self._is_timed = not waits_for_others
         self._transport: asyncio.Transport | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
-        self._next()
 
-    def _next(self) -> None:
+    def send_next(self) -> None:
+        """Send the next request, or close when there is none."""
         assert self._transport is not None
         request = next(self._requests, None)
         if request is None:
@@ -100,13 +98,11 @@ class _Connection(asyncio.Protocol):
             return
         self._buffer = b""
         now_s = time.perf_counter()
-        if self._is_timed:
-            self._result.latencies_s.append(now_s - self._sent_s)
-        self._is_timed = True
+        self._result.latencies_s.append(now_s - self._sent_s)
         self._result.statuses[int(buffer[9:12])] += 1
         if self._on_answer is not None:
             self._on_answer(self._sent_s, now_s, buffer[body_at : body_at + length])
-        self._next()
+        self.send_next()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.done.done():
@@ -127,11 +123,13 @@ async def closed_loop(
     """
     result = LoadResult()
     loop = asyncio.get_running_loop()
-    started_s = time.perf_counter()
     pairs = [
-        await loop.create_connection(lambda: _Connection(requests, result, on_answer, connections > 1), host, port)
+        await loop.create_connection(lambda: _Connection(requests, result, on_answer), host, port)
         for _ in range(connections)
     ]
+    started_s = time.perf_counter()
+    for _, connection in pairs:
+        connection.send_next()
     await asyncio.gather(*(connection.done for _, connection in pairs))
     result.seconds = time.perf_counter() - started_s
     return result

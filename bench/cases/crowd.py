@@ -109,7 +109,7 @@ def _phase(setting: Setting, phase: str, crowd: "Crowd", other: "RedisCrowd", ba
     for turn in range(TURNS):
         setting.say(f"crowd: {phase}, turn {turn + 1} of {TURNS}")
         mine = slice(turn * each, (turn + 1) * each)
-        bare_joins = join_requests("/join", max(users // 5, CONNECTIONS))
+        bare_joins = join_requests("/join", max(users // 2, CONNECTIONS))
         sides["bare"].add(measure(bare, bare_joins, 201, connections=CONNECTIONS), len(bare_joins))
         status = STATUS_OF[phase]
         run = measure(crowd.server, ours[mine], status, connections=connections, on_answer=answers.take)

@@ -14,7 +14,7 @@ from bench.processes import EVENT, Daemon, Server, bare_handler, daemon, redis_d
 from bench.targets import missed
 from bench.timing import Measured, latencies_of, measure
 
-ROUNDS = 7
+ROUNDS = 15
 JOIN = f"/v1/events/{EVENT}/join"
 POSITION = f"/v1/events/{EVENT}/position"
 _ids = count()
@@ -47,7 +47,7 @@ def run(setting: Setting) -> Outcome:
 
 
 def _side_by_side(setting: Setting, outcome: Outcome) -> None:
-    amount, slow_amount = setting.size((10_000, 4_000), (1_000, 400))
+    amount, slow_amount = setting.size((6_000, 2_500), (1_000, 400))
     rounds = setting.size(ROUNDS, 2)
     runs: dict[str, list[Measured]] = {name: [] for name in ("bare", "join", "redis join", "rank", "redis rank")}
     folder = setting.folder
@@ -100,6 +100,9 @@ def _report(outcome: Outcome, runs: dict[str, list[Measured]]) -> None:
             outcome.add(f"{name} {mark}", value_ms, "ms")
     outcome.add("joins/s ÷ bare handler", median_ratio(per_s["join"], per_s["bare"]), "×", target="http.join")
     outcome.add("join CPU ÷ bare handler", median_ratio(cpu_us["join"], cpu_us["bare"]), "×")
+    for verb in ("join", "rank"):
+        saved = median_ratio(cpu_us[f"redis {verb}"], cpu_us[verb])
+        outcome.add(f"{verb} CPU, Redis design ÷ Stanchion", saved, "×")
     for verb in ("join", "rank"):
         rate = median_ratio(per_s[verb], per_s[f"redis {verb}"])
         late = median_ratio(p99_ms[verb], p99_ms[f"redis {verb}"])
