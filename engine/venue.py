@@ -65,7 +65,7 @@ class Venue:
         `lost` says what history may be missing; then numbers go on behind a gap.
         """
         record = Started(now_ms, epoch, wall_ms, RENUMBER_GAP if lost else 0, lost)
-        self._apply(record)
+        self._started(record)
         self.outbox.write(record)
 
     def drain(self) -> Ready:
@@ -82,23 +82,26 @@ class Venue:
 
     def apply(self, record: Record) -> None:
         """Take in one record from the log, the same code that ran when it was decided."""
-        self._apply(record)
-        self.outbox.count(record)
-        if isinstance(record, Checkpoint):
-            self._checkpoint_lsn = self.outbox.lsn
-
-    def _apply(self, record: Record) -> None:
-        if isinstance(record, Started):
-            self.epoch = record.epoch
-            for room in self.rooms.values():
-                room.started(record.at_ms, record.gap)
-        elif isinstance(record, Checkpoint):
-            if record.digest != self.digest():
-                raise Damaged(f"LSN {self.outbox.lsn + 1}: the state differs from the digest in the log")
-        else:
+        act = _OF_THE_VENUE.get(type(record))
+        if act is None:
             self._room_of(record).apply(record)
-            if isinstance(record, Deleted):
-                self._delete(record.event_id)
+        else:
+            act(self, record)
+        self.outbox.count(record)
+
+    def _started(self, record: Started) -> None:
+        self.epoch = record.epoch
+        for room in self.rooms.values():
+            room.started(record.at_ms, record.gap)
+
+    def _checked(self, record: Checkpoint) -> None:
+        self._checkpoint_lsn = self.outbox.lsn + 1
+        if record.digest != self.digest():
+            raise Damaged(f"LSN {self._checkpoint_lsn}: the state differs from the digest in the log")
+
+    def _deleted(self, record: Deleted) -> None:
+        self._room_of(record).apply(record)
+        self._delete(record.event_id)
 
     def _room_of(self, record: Any) -> Room:
         room = self.rooms.get(record.event_id)
@@ -141,6 +144,13 @@ class Venue:
         for event_id, room in self.rooms.items():
             assert room.event_id == event_id
             room.check()
+
+
+_OF_THE_VENUE: Mapping[type[Record], Callable[[Venue, Any], None]] = {
+    Started: Venue._started,
+    Checkpoint: Venue._checked,
+    Deleted: Venue._deleted,
+}
 
 
 def _parts(facts: Mapping[str, object], rooms: Sequence[Iterator[object]]) -> Iterator[object]:
