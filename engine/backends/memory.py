@@ -6,7 +6,7 @@ The journal is given (see Journal below): the engine knows no files.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -266,8 +266,8 @@ class MemoryBackend:
         if refusal is not None:
             raise refusal
 
-    async def _commit(self) -> None:
-        """Hand what was decided to the journal and wait until it is durable."""
+    def _commit(self) -> Awaitable[None]:
+        """Hand what was decided to the journal; what is returned is to be awaited before it is spoken of."""
         ready = self.venue.drain()
         if ready.records:
             self._journal.append(ready.records)
@@ -278,12 +278,11 @@ class MemoryBackend:
                 self._deliver(ready.lsn)
             else:
                 durable.add_done_callback(lambda future: self._deliver_after(future, ready.lsn))
-        await self._durable(ready.lsn)
+        return self._durable(ready.lsn)
 
-    async def _durable(self, lsn: int) -> None:
-        durable = self._journal.when_durable(lsn)
-        if durable is not None:
-            await durable
+    def _durable(self, lsn: int) -> Awaitable[None]:
+        """Return what to await before anything up to an LSN is spoken of; a future of the caller's own, or nothing."""
+        return self._journal.when_durable(lsn) or AT_ONCE
 
     def _deliver_after(self, durable: "asyncio.Future[None]", lsn: int) -> None:
         if not durable.cancelled() and durable.exception() is None:
@@ -294,6 +293,17 @@ class MemoryBackend:
         del self._undelivered[: len(due)]
         for subscriber in self._subscribers:
             subscriber.put(due)
+
+
+class _AtOnce:
+    """What to await when nothing has to be awaited; costs no coroutine."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+AT_ONCE = _AtOnce()
 
 
 class _Subscriber:
