@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engine.errors import Refused
 from engine.records import Record, Released
@@ -17,8 +17,8 @@ from engine.room import By
 from engine.venue import Venue
 from tests.engine.rooms import OPERATOR, WHY, RecordingVenue, facts, make_room
 
-USERS = [f"u{index}" for index in range(12)]
-BATCH, INTERVAL_S, CAP, FULL = 3, 10, 5, 9
+USERS = [f"u{index}" for index in range(7)]
+BATCH, INTERVAL_S, CAP, FULL = 2, 10, 3, 6
 LIVE = ("waiting", "ready")
 
 
@@ -50,7 +50,18 @@ class RoomMachine(RuleBasedStateMachine):
         self.epoch = 1
         self.captured: tuple[int, list[object]] | None = None
 
-    @rule(ms=st.integers(1, 30_000))
+    @initialize(opened=st.sampled_from([True, True, True, False]))
+    def the_event_is_mostly_open_from_the_start(self, opened: bool) -> None:
+        if opened:
+            self.room.control("open", OPERATOR, self.now_ms)
+            self.model.state = "open"
+
+    @rule()
+    def a_crowd_joins(self) -> None:
+        for user_id in USERS:
+            self.somebody_joins(user_id, 0)
+
+    @rule(ms=st.integers(1, 30_000) | st.sampled_from([INTERVAL_S * 1000 - 1, INTERVAL_S * 1000]))
     def time_passes(self, ms: int) -> None:
         self.now_ms += ms
 
@@ -94,7 +105,7 @@ class RoomMachine(RuleBasedStateMachine):
             assert status in ("ready", "completed")
             self.model.rows[arrival - 1][1] = "completed"
 
-    @rule(action=st.sampled_from(["open", "pause", "resume", "close"]))
+    @rule(action=st.sampled_from(["open", "resume", "open", "resume", "pause", "close"]))
     def an_operator_acts(self, action: str) -> None:
         after = {
             "open": {"draft": "open", "open": "open", "closed": "open"},
@@ -110,7 +121,7 @@ class RoomMachine(RuleBasedStateMachine):
             assert after is not None
             self.model.state = after
 
-    @rule(count=st.integers(1, 12))
+    @rule(count=st.integers(1, 7))
     def an_operator_releases(self, count: int) -> None:
         try:
             result = self.room.release(count, OPERATOR, self.now_ms, manual=True)
@@ -192,4 +203,4 @@ def _replay(venue: RecordingVenue, log: list[Record]) -> RecordingVenue:
 
 
 TestRoomMachine = RoomMachine.TestCase
-TestRoomMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRoomMachine.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
