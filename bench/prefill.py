@@ -7,8 +7,8 @@ from pathlib import Path
 import uvloop
 
 from bench.processes import EVENT, SETTINGS
+from engine.actor import By
 from engine.backends.memory import MemoryBackend
-from engine.room import By
 from server.keys import load_or_create
 from server.main import monotonic_ms, wall_ms
 from snapshots.journal import Journal, JournalOptions

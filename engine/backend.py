@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
+from engine.actor import By
 from engine.errors import Refused
 from engine.records import Record
-from engine.room import By
 from engine.settings import Settings
 from engine.views import EventView, Notice, Place, Ranking, ReleaseResult, Stats
 
@@ -122,10 +122,13 @@ class Backend(Protocol):
         """Answer the counts of one event."""
 
     def ranks(self, event_id: str, arrivals: Sequence[int]) -> Ranking:
-        """Return positions and waits of arrivals given in line order; it may run one commit ahead of durable."""
+        """Return positions and waits of arrivals given in line order; 0 for whoever does not wait.
+
+        It may run one commit ahead of durable. Raises Refused when there is no such event.
+        """
 
     def line_order(self, event_id: str, arrival: int) -> int:
-        """Return a number that sorts this arrival by its place in line; it never changes."""
+        """Return a number that sorts this arrival by its place in line; it never changes. Raises Refused for nobody."""
 
     def notices(self) -> AsyncIterator[Sequence[Notice]]:
         """Yield what changed, once it is durable, for as long as the backend runs."""

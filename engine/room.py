@@ -21,9 +21,10 @@ paused; `now_ms` itself stands still while no process runs (DESIGN.md). Wall tim
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from engine import pacing
+from engine.actor import By
 from engine.errors import Damaged, Refused
 from engine.estimate import Estimator
 from engine.line import Line, number_of, order_key
@@ -50,22 +51,9 @@ from engine.views import EventChanged, EventView, Place, PlacesChanged, Ranking,
 
 NUMBER_LIMIT = 2**32
 REQUESTS_KEPT = 1_000
-REASON_LENGTH = 280
 
 _LEAVES_LINE = frozenset((WAITING,))
 _CELLS_OF_JOIN = tuple(VISITOR_INPUTS["join"][status] for status in STATUSES)
-
-
-class By(NamedTuple):
-    """Who acts and why: `reason` is shown to visitors (280 characters at most), `note` is for the audit only.
-
-    `request` is the Idempotency-Key where repeating the action must not do it twice.
-    """
-
-    actor: str
-    reason: str | None = None
-    note: str | None = None
-    request: str | None = None
 
 
 class Room:
@@ -106,11 +94,11 @@ class Room:
             detail = f"{', '.join(fixed)} cannot change while the event is {self.state}"
             raise Refused("conflict", detail, reason=self.state)
         if self.state != "draft" and _lowers_rate(self.settings, settings):
-            _require_reason(by, "lower the rate")
+            by.require_reason("lower the rate")
         if "opens_at_ms" in changed and self.settings.opens_at_ms is not None:
-            _require_reason(by, "move the opening")
+            by.require_reason("move the opening")
         if changed or not self.revision:
-            _check_reason(by)
+            by.check()
             self._write(Configured(self.event_id, now_ms, after, by.actor, by.reason, by.note))
         return bool(changed)
 
@@ -118,8 +106,8 @@ class Room:
         """Open, pause, resume, close or delete; returns False where the table says "="."""
         cell = self._event_cell(action)
         if action in ("pause", "close"):
-            _require_reason(by, action)
-        _check_reason(by)
+            by.require_reason(action)
+        by.check()
         if cell == "=":
             return False
         self._write(_CONTROL_RECORDS[cell](self, by, now_ms, outcome))
@@ -150,7 +138,7 @@ class Room:
         A batch larger than a slice is a series of calls with the same `now_ms`, so that nobody waits long.
         """
         if manual:
-            _check_reason(by)
+            by.check()
         if self._event_cell("release" if manual else "tick") == "=":
             return ReleaseResult(0, 0, None, self._outbox.lsn)
         allowed = pacing.manual(self.settings, self._inside(), len(self.line), min(count, pacing.SLICE))
@@ -240,17 +228,25 @@ class Room:
             proven,
         )
 
+    def order(self, arrival: int) -> int:
+        """Return the order key of an arrival; raises Refused("not_found")."""
+        if not 0 < arrival <= len(self.register):
+            raise Refused("not_found", "there is no such place")
+        return self.register.keys[arrival]
+
     def ranks(self, arrivals: Sequence[int]) -> Ranking:
         """Return positions and waits of arrivals given in line order, 0 for those not waiting (any more).
 
         One rank and one estimate at each end, and a count in between: waits are interpolated.
         """
-        keys, status = self.register.keys, self.register.status
-        if all(status[arrival] == WAITING for arrival in arrivals):
-            positions = [rank + 1 for rank in self.line.ranks([keys[arrival] for arrival in arrivals])]
+        register, line = self.register, self.line
+        waiting = [a for a in arrivals if a <= len(register) and register.status[a] == WAITING]
+        ranks = line.ranks([register.keys[arrival] for arrival in waiting])
+        if len(waiting) == len(arrivals):
+            positions = [rank + 1 for rank in ranks]
         else:
-            ranks = iter(self.line.ranks([keys[arrival] for arrival in arrivals if status[arrival] == WAITING]))
-            positions = [next(ranks) + 1 if status[arrival] == WAITING else 0 for arrival in arrivals]
+            rank_of = dict(zip(waiting, ranks, strict=True))
+            positions = [rank_of.get(arrival, -1) + 1 for arrival in arrivals]
         return Ranking(positions, self._waits(positions), self._outbox.lsn)
 
     def _waits(self, positions: list[int]) -> list[int]:
@@ -497,16 +493,6 @@ def _parts(facts: Mapping[str, object], until: list[tuple[int, int]], rows: Iter
 
 def _lowers_rate(before: Settings, after: Settings) -> bool:
     return after.batch_size * before.batch_interval_s < before.batch_size * after.batch_interval_s
-
-
-def _require_reason(by: By, what: str) -> None:
-    if not by.reason:
-        raise Refused("bad_request", f"a reason that visitors may read is required to {what}", field="reason")
-
-
-def _check_reason(by: By) -> None:
-    if by.reason is not None and len(by.reason) > REASON_LENGTH:
-        raise Refused("bad_request", f"reason: at most {REASON_LENGTH} characters", field="reason")
 
 
 _DUMPED = (

@@ -8,12 +8,13 @@ applying it compares, so that a flipped bit or a nondeterminism shows soon after
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from engine.actor import By
 from engine.errors import Damaged, Refused
 from engine.estimate import Estimator, MeanRateEstimator
 from engine.outbox import Outbox, Ready
 from engine.records import Checkpoint, Configured, Deleted, Record, Started
 from engine.register import DIGEST_MASK
-from engine.room import By, Room
+from engine.room import Room
 from engine.views import EventGone
 
 CHECKPOINT_EVERY = 5_000

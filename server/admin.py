@@ -19,10 +19,10 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 from aiohttp import hdrs, web
 
+from engine.actor import By
 from engine.backend import Backend
 from engine.errors import Refused
 from engine.records import Record, kind_of
-from engine.room import By
 from engine.views import EventView
 from server import admin_wire as wire
 from server.answers import Answer, json_answer, no_content

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from engine.actor import REASON_LENGTH
 from engine.records import KINDS
-from engine.room import REASON_LENGTH
 from engine.settings import KNOBS, MAX_MS, Knob, Settings
 
 SETTINGS_BODY_LIMIT = 64 * 1024

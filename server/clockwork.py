@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import structlog
 
+from engine.actor import By
 from engine.backend import Backend
 from engine.errors import Refused, StorageFailed
-from engine.room import By
 from engine.views import EventChanged, EventGone, EventView
 
 RETRY_S = 0.25

@@ -22,10 +22,10 @@ import structlog
 import uvloop
 from aiohttp import web
 
+from engine.actor import By
 from engine.backend import Backend
 from engine.backends.memory import MemoryBackend
 from engine.errors import BadConfiguration, Refused, StanchionError, StorageFailed
-from engine.room import By
 from engine.tokens import QueueTokens
 from server import logs
 from server.admin import AdminApi

@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -171,7 +172,8 @@ class Hub:
     async def _follow(self) -> None:
         async for notices in self._backend.notices():
             for notice in notices:
-                await self._take(notice)
+                with suppress(Refused):  # the event is gone meanwhile, and the notice of that is on its way
+                    await self._take(notice)
             self._wake.set()
 
     async def _take(self, notice: Notice) -> None:
@@ -212,7 +214,8 @@ class Hub:
             for event_id, audience in list(self._audiences.items()):
                 if audience.dirty:
                     await self._wait_for_turn(audience)
-                    await self.sweep(event_id)
+                    with suppress(Refused):  # the event is gone meanwhile, and the notice of that is on its way
+                        await self.sweep(event_id)
 
     async def _wait_for_turn(self, audience: Audience) -> None:
         early_s = audience.swept_at_s + self._interval_s - time.monotonic()

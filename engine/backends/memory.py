@@ -11,10 +11,11 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from engine import pacing
+from engine.actor import By
 from engine.backend import BackendStatus, Capabilities, check_settings
 from engine.errors import Refused, StorageFailed
 from engine.records import Record
-from engine.room import By, Room
+from engine.room import Room
 from engine.venue import Venue
 from engine.views import EventView, Notice, Place, Ranking, ReleaseResult, Stats
 
@@ -218,7 +219,7 @@ class MemoryBackend:
         return self.venue.room(event_id).ranks(arrivals)
 
     def line_order(self, event_id: str, arrival: int) -> int:
-        return self.venue.room(event_id).register.keys[arrival]
+        return self.venue.room(event_id).order(arrival)
 
     async def notices(self) -> AsyncIterator[Sequence[Notice]]:
         subscriber = _Subscriber()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.actor import By
 from engine.backend import Backend
 from engine.errors import Refused
 from engine.records import Joined
-from engine.room import By
 from engine.views import EventChanged, Notice, PlacesChanged
 from tests.conformance.backends import BACKENDS, running
 

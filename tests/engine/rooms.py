@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+from engine.actor import By
 from engine.records import Record
-from engine.room import By, Room
+from engine.room import Room
 from engine.venue import Venue
 
 OPERATOR = By("ops")

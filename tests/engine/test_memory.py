@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from engine.actor import By
 from engine.backends.memory import MemoryBackend
 from engine.errors import Refused
 from engine.records import Record
-from engine.room import By
 from engine.views import Notice
 
 OPS = By("ops")

@@ -2,10 +2,11 @@
 
 import pytest
 
+from engine.actor import By
 from engine.errors import Damaged, Refused
 from engine.records import Joined, Left, Messaged, Released, Reopened, encode
 from engine.register import STATUSES
-from engine.room import By, Room
+from engine.room import Room
 from engine.transitions import EVENT_ACTIONS, STATES, VISITOR_INPUTS
 from engine.venue import Venue
 from engine.views import EventChanged, PlacesChanged
@@ -398,6 +399,9 @@ def test_ranks_of_many_are_their_positions_and_nought_for_those_gone() -> None:
     room, _ = room_in("open")
     arrivals = [room.join(f"u{index}", 0, T).arrival for index in range(20)]
     room.leave(arrivals[3], "u3", T)
+    assert room.ranks([99, 4, 99, 5]).positions == [0, 0, 0, 4]
+    with refusal("not_found"):
+        room.order(99)
     ranking = room.ranks(arrivals)
     assert ranking.positions == [room.place(arrival).position or 0 for arrival in arrivals]
     waits = [place.estimate.seconds if (place := room.place(a)).estimate else 0 for a in arrivals]

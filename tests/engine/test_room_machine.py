@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from engine.actor import By
 from engine.errors import Refused
 from engine.records import Record, Released
-from engine.room import By
 from engine.venue import Venue
 from tests.engine.rooms import OPERATOR, WHY, RecordingVenue, facts, make_room
 

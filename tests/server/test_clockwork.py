@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from engine.actor import By
 from engine.errors import Refused, StorageFailed
-from engine.room import By, Room
+from engine.room import Room
 from engine.venue import Venue
 from engine.views import EventView
 from server.clockwork import Schedule, Snapshots, release_due

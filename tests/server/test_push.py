@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.backend import BackendStatus
+from engine.errors import Refused
 from engine.views import EventGone, Notice, PlacesChanged, Ranking
 from server import push
 from server.push import Hub, Socket, close_frame, text_frame
@@ -46,6 +47,8 @@ class Line:
     def __init__(self, arrivals: Sequence[int]) -> None:
         self.arrivals = list(arrivals)
         self.version = 1
+        self.gone = False
+        self.refused = 0
         self.asked: list[int] = []
         self.announced: asyncio.Queue[Sequence[Notice]] = asyncio.Queue()
 
@@ -53,12 +56,19 @@ class Line:
         return BackendStatus("line", 3, 1, 1, (), None, {})
 
     def ranks(self, event_id: str, arrivals: Sequence[int]) -> Ranking:
+        self._look()
         self.asked.append(len(arrivals))
         positions = [self.arrivals.index(a) + 1 if a in self.arrivals else 0 for a in arrivals]
         return Ranking(positions, [position * 10 for position in positions], self.version)
 
     def line_order(self, event_id: str, arrival: int) -> int:
+        self._look()
         return arrival
+
+    def _look(self) -> None:
+        if self.gone:
+            self.refused += 1
+            raise Refused("not_found", "there is no such event")
 
     async def notices(self) -> AsyncIterator[Sequence[Notice]]:
         while True:
@@ -218,6 +228,25 @@ async def test_a_deleted_event_and_a_drain_close_with_their_codes() -> None:
     back_off = connect(hub, 1)
     await hub.close()
     assert back_off.sent[-1] == close_frame(4001) and hub.draining
+
+
+async def test_an_event_that_goes_while_its_line_is_swept_ends_nothing_but_itself() -> None:
+    line = Line([1, 2])
+    hub = hub_over(line)
+    wires = [connect(hub, arrival) for arrival in (1, 2)]
+    running = asyncio.create_task(hub.run())
+    await _until(lambda: all(wire.sent for wire in wires))
+    line.gone = True
+    await line.announced.put([PlacesChanged("e1", (1,), "left", 2)])
+    await _until(lambda: line.refused >= 1)
+    hub._audiences["e1"].dirty = True
+    hub._wake.set()
+    await _until(lambda: line.refused >= 2)
+    await line.announced.put([EventGone("e1", 3)])
+    await _until(lambda: all(wire.closed for wire in wires))
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait([running])
 
 
 async def test_who_is_removed_is_written_to_no_more() -> None:
