@@ -27,3 +27,34 @@ class By(NamedTuple):
         """Raise Refused("bad_request") when what keeps people waiting comes without a reason they may read."""
         if not self.reason:
             raise Refused("bad_request", f"a reason that visitors may read is required to {what}", field="reason")
+
+
+class Entrant(NamedTuple):
+    """Who joins, and on what word.
+
+    `proof` is a 64-bit digest of what proves holding the place (0: nothing was shown). `word` is "visitor", "site" (a
+    site key, which takes a place over) or "enqueue" (a token signed by the shop: it takes a place over, and makes at
+    most one). `size` is how many the place counts under the cap.
+    """
+
+    user_id: str
+    proof: int = 0
+    level: int = 0
+    size: int = 1
+    word: str = "visitor"
+
+
+class Holder(NamedTuple):
+    """Whoever shows a queue token: which place, and of which generation of its tokens."""
+
+    arrival: int
+    user_id: str
+    generation: int = 0
+
+
+class Whom(NamedTuple):
+    """Whose place an operator or the site means; exactly one is given."""
+
+    user_id: str | None = None
+    number: int | None = None
+    arrival: int | None = None

@@ -49,12 +49,28 @@ class Configured(NamedTuple):
     note: str | None
 
 
+class LobbyOpened(NamedTuple):
+    """The lobby opened and its draw is bound: `commitment` is that of a seed which stands nowhere yet.
+
+    `draw_id` is never used twice, `beacon` the name of a public value that will be mixed in.
+    """
+
+    event_id: str
+    at_ms: int
+    draw_id: str
+    commitment: str
+    beacon: str | None
+    actor: str
+    note: str | None
+
+
 class Opened(NamedTuple):
-    """The event opened. `seed` and `count` are those of the lobby's draw; "" and 0 without a lobby."""
+    """The event opened. `seed`, `beacon` (its value) and `count` are those of the lobby's draw; "" and 0 without one."""
 
     event_id: str
     at_ms: int
     seed: str
+    beacon: str | None
     count: int  # type: ignore[assignment]
     actor: str
 
@@ -109,7 +125,11 @@ class Messaged(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """A visitor took a place. `key` is the order key, `proof` a 64-bit digest of what proves holding it (0: none)."""
+    """A visitor took a place. `key` is the order key, `proof` a 64-bit digest of what proves holding it (0: none).
+
+    `size` is how many the place counts under the cap; `level` its priority; `signed` says that `proof` is that of an
+    enqueue token, which is spent with it.
+    """
 
     event_id: str
     at_ms: int
@@ -117,6 +137,36 @@ class Joined(NamedTuple):
     key: int
     user_id: str
     proof: int
+    level: int
+    size: int
+    signed: bool
+
+
+class Readmitted(NamedTuple):
+    """A place out of a lost tail of the log, taken up again on the word of its token."""
+
+    event_id: str
+    at_ms: int
+    arrival: int
+    key: int
+    user_id: str
+
+
+class Parked(NamedTuple):
+    """Stepped over while absent: out of the line, to come back at its own place. `last_seen_ms` go with `numbers`."""
+
+    event_id: str
+    at_ms: int
+    numbers: Sequence[int]
+    last_seen_ms: Sequence[int]
+
+
+class Returned(NamedTuple):
+    """Somebody parked was heard of and stands at their own place again."""
+
+    event_id: str
+    at_ms: int
+    arrival: int
 
 
 class Released(NamedTuple):
@@ -135,6 +185,62 @@ class Released(NamedTuple):
     request: str | None
 
 
+class Admitted(NamedTuple):
+    """An operator let one visitor in ahead of the others, until `until_ms`."""
+
+    event_id: str
+    at_ms: int
+    arrival: int
+    until_ms: int
+    actor: str
+    reason: str
+    note: str | None
+
+
+class Lapsed(NamedTuple):
+    """A first turn went by unclaimed: parked, for one more."""
+
+    event_id: str
+    at_ms: int
+    arrival: int
+
+
+class Redeemed(NamedTuple):
+    """A pass was redeemed and a session began, until `until_ms`, never beyond `limit_ms`.
+
+    `request` is the Idempotency-Key; `assumed` says that nobody showed the pass here (redemption=offline).
+    """
+
+    event_id: str
+    at_ms: int
+    arrival: int
+    jti: str
+    request: str | None
+    until_ms: int
+    limit_ms: int
+    assumed: bool
+    actor: str
+
+
+class Extended(NamedTuple):
+    """More time, until `until_ms`: for the claim window or for the session, whichever runs."""
+
+    event_id: str
+    at_ms: int
+    arrival: int
+    until_ms: int
+    actor: str
+
+
+class Expired(NamedTuple):
+    """A place ended by time: `cause` is absent, unclaimed or session."""
+
+    event_id: str
+    at_ms: int
+    arrival: int
+    cause: str
+
+
 class Left(NamedTuple):
     event_id: str
     at_ms: int
@@ -142,19 +248,61 @@ class Left(NamedTuple):
 
 
 class Completed(NamedTuple):
-    """A released visitor is done; the slot is free. `outcome` is "completed" or "abandoned"."""
+    """A released visitor is done; the slot is free. `outcome` is "completed" or "abandoned"; `late`: after the end."""
 
     event_id: str
     at_ms: int
     arrival: int
     outcome: str
+    late: bool
     actor: str
+
+
+class Removed(NamedTuple):
+    """An operator took a place away."""
+
+    event_id: str
+    at_ms: int
+    arrival: int
+    actor: str
+    reason: str
+    note: str | None
+
+
+class Banned(NamedTuple):
+    """An identity may not join this event any more."""
+
+    event_id: str
+    at_ms: int
+    user_id: str
+    actor: str
+    reason: str
+    note: str | None
+
+
+class Transferred(NamedTuple):
+    """A place went to another holder: tokens of a lower `generation` only read from now on; `proof` as in Joined."""
+
+    event_id: str
+    at_ms: int
+    arrival: int
+    generation: int
+    proof: int
+    signed: bool
+
+
+class Purged(NamedTuple):
+    """The time to keep people's places is over: who they were is forgotten."""
+
+    event_id: str
+    at_ms: int
 
 
 Record: TypeAlias = (
     Started
     | Checkpoint
     | Configured
+    | LobbyOpened
     | Opened
     | Paused
     | Resumed
@@ -163,15 +311,28 @@ Record: TypeAlias = (
     | Deleted
     | Messaged
     | Joined
+    | Readmitted
+    | Parked
+    | Returned
     | Released
+    | Admitted
+    | Lapsed
+    | Redeemed
+    | Extended
+    | Expired
     | Left
     | Completed
+    | Removed
+    | Banned
+    | Transferred
+    | Purged
 )
 
 KINDS: dict[str, tuple[type[Record], int]] = {
     "started": (Started, 1),
     "checkpoint": (Checkpoint, 1),
     "configured": (Configured, 1),
+    "lobbyopened": (LobbyOpened, 1),
     "opened": (Opened, 1),
     "paused": (Paused, 1),
     "resumed": (Resumed, 1),
@@ -180,9 +341,21 @@ KINDS: dict[str, tuple[type[Record], int]] = {
     "deleted": (Deleted, 1),
     "messaged": (Messaged, 1),
     "joined": (Joined, 1),
+    "readmitted": (Readmitted, 1),
+    "parked": (Parked, 1),
+    "returned": (Returned, 1),
     "released": (Released, 1),
+    "admitted": (Admitted, 1),
+    "lapsed": (Lapsed, 1),
+    "redeemed": (Redeemed, 1),
+    "extended": (Extended, 1),
+    "expired": (Expired, 1),
     "left": (Left, 1),
     "completed": (Completed, 1),
+    "removed": (Removed, 1),
+    "banned": (Banned, 1),
+    "transferred": (Transferred, 1),
+    "purged": (Purged, 1),
 }
 
 _HEAD_OF_CLASS: dict[type[Record], tuple[str, int]] = {cls: (kind, version) for kind, (cls, version) in KINDS.items()}

@@ -1,44 +1,125 @@
-"""What may happen: the reference tables of events and visitors, as data.
+"""What may happen: the reference tables of events and visitors, as data (docs/states.md shows them to people).
 
-EVENT_ACTIONS says for each action of an operator (or of the pacer) and each state of the event, and
-VISITOR_INPUTS for each thing a visitor or the site may do and each status of a visitor, which record is written,
-or "=" for nothing to do, or "! reason" for a 409. `engine.room` builds the records these tables name and
-decides nothing that stands here.
+EVENT_ACTIONS says for each action of an operator (or of the pacer and the schedule) and each state of the event, and
+VISITOR_INPUTS for each thing that may happen to a visitor and each status, what follows: the record to write,
+"=" for nothing to do, "seen" for presence without a record, or "! code reason" for a refusal. `engine.room` builds the
+records these tables name and decides nothing that stands here.
 """
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-STATES = ("draft", "open", "paused", "closed")
+STATES = ("draft", "lobby", "open", "paused", "closed")
 
 EVENT_ACTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        "open": {"draft": "opened", "open": "=", "paused": "! paused: resume it", "closed": "reopened"},
-        "pause": {"draft": "! not_open", "open": "paused", "paused": "messaged", "closed": "! closed"},
-        "resume": {"draft": "! not_open", "open": "=", "paused": "resumed", "closed": "! closed"},
-        "close": {"draft": "closed", "open": "closed", "paused": "closed", "closed": "="},
-        "release": {"draft": "! not_open", "open": "released", "paused": "released", "closed": "! closed"},
-        "tick": {"draft": "=", "open": "released", "paused": "=", "closed": "="},
-        "delete": {"draft": "deleted", "open": "! open", "paused": "! paused", "closed": "deleted"},
+        "lobby": {
+            "draft": "lobbyopened",
+            "lobby": "=",
+            "open": "! conflict open",
+            "paused": "! conflict paused",
+            "closed": "! conflict closed",
+        },
+        "open": {
+            "draft": "opened",
+            "lobby": "opened",
+            "open": "=",
+            "paused": "! conflict paused",
+            "closed": "reopened",
+        },
+        "pause": {
+            "draft": "! conflict not_open",
+            "lobby": "held",
+            "open": "paused",
+            "paused": "messaged",
+            "closed": "! conflict closed",
+        },
+        "resume": {
+            "draft": "! conflict not_open",
+            "lobby": "! conflict not_open",
+            "open": "=",
+            "paused": "resumed",
+            "closed": "! conflict closed",
+        },
+        "close": {"draft": "closed", "lobby": "closed", "open": "closed", "paused": "closed", "closed": "="},
+        "release": {
+            "draft": "! conflict not_open",
+            "lobby": "! conflict not_open",
+            "open": "released",
+            "paused": "released",
+            "closed": "! conflict closed",
+        },
+        "admit": {
+            "draft": "! not_open draft",
+            "lobby": "! not_open lobby",
+            "open": "admitted",
+            "paused": "admitted",
+            "closed": "! conflict closed",
+        },
+        "tick": {"draft": "=", "lobby": "=", "open": "released", "paused": "=", "closed": "="},
+        "windows": {"draft": "=", "lobby": "=", "open": "all", "paused": "=", "closed": "inside"},
+        "delete": {
+            "draft": "deleted",
+            "lobby": "! conflict lobby",
+            "open": "! conflict open",
+            "paused": "! conflict paused",
+            "closed": "deleted",
+        },
     }
 )
 
+_LIVE = ("lobby", "waiting", "parked", "ready", "active")
+_ENDED = ("completed", "expired", "left", "removed")
+
+
+def _row(default: str = "", **cells: str) -> dict[str, str]:
+    """Return one row: cells by status, the others at the default."""
+    return {status: cells.get(status, default) for status in (*_LIVE, *_ENDED)}
+
+
 VISITOR_INPUTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        "join": {
-            **dict.fromkeys(("none", "completed", "expired", "left", "removed"), "joined"),
-            **dict.fromkeys(("lobby", "waiting", "parked", "ready", "active"), "="),
-        },
-        "leave": {
-            **dict.fromkeys(("lobby", "waiting", "parked", "ready", "active"), "left"),
-            **dict.fromkeys(("completed", "expired", "left", "removed"), "="),
-        },
-        "complete": {
-            **dict.fromkeys(("ready", "active"), "completed"),
-            "completed": "=",
-            **dict.fromkeys(("lobby", "waiting", "parked"), "! not_released"),
-            **dict.fromkeys(("expired", "left", "removed"), "! ended"),
-        },
+        "join": {"none": "joined"} | _row("=", **dict.fromkeys(_ENDED, "joined")),
+        "touch": _row("=", lobby="seen", waiting="seen", parked="returned", ready="seen"),
+        "touch_hidden": _row("=", lobby="seen", waiting="seen", parked="seen", ready="seen"),
+        "reached_present": {"waiting": "released"},
+        "reached_absent": {"waiting": "parked"},
+        "grace_over": {"parked": "expired absent"},
+        "claim_over_first": {"ready": "lapsed"},
+        "claim_over_again": {"ready": "expired unclaimed"},
+        "claim_over_offline": {"ready": "redeemed"},
+        "session_over": {"active": "expired session"},
+        "redeem": _row(
+            "! pass_expired ended",
+            waiting="! pass_expired lapsed",
+            parked="! pass_expired lapsed",
+            ready="redeemed",
+            active="repeat",
+            completed="! pass_used completed",
+        ),
+        "extend_claim": _row(
+            "! not_active ended", lobby="! not_active lobby", waiting="! not_active waiting", parked="! not_active parked"
+        )
+        | {"ready": "extended", "active": "! not_active redeemed", "expired": "! gone expired"},
+        "extend_session": _row(
+            "! not_active ended", lobby="! not_active lobby", waiting="! not_active waiting", parked="! not_active parked"
+        )
+        | {"ready": "! not_active ready", "active": "extended", "expired": "! gone expired"},
+        "complete": _row(
+            "! not_active not_released",
+            ready="completed",
+            active="completed",
+            completed="=",
+            expired="late",
+            left="! not_active ended",
+            removed="! not_active ended",
+        ),
+        "leave": _row("left", **dict.fromkeys(_ENDED, "=")),
+        "admit": _row(
+            "! conflict ended", lobby="! not_open lobby", waiting="admitted", parked="admitted", ready="=", active="="
+        ),
+        "remove": _row("removed", **dict.fromkeys(_ENDED, "! conflict ended")),
+        "transfer": _row("transferred", parked="transferred returned", **dict.fromkeys(_ENDED, "! conflict ended")),
     }
 )
 
@@ -52,11 +133,13 @@ JOIN_REFUSALS: Mapping[str, tuple[str, str]] = MappingProxyType(
 
 # Settings that may no longer change, by state.
 TEXTS = frozenset(("name", "page", "return_to", "return_to_origins", "variants", "retention_s"))
+_OPENING = frozenset(("queueing", "lobby", "lobby_opens_at_ms", "opens_at_ms"))
 FIXED: Mapping[str, Callable[[str], bool]] = MappingProxyType(
     {
         "draft": lambda name: False,
-        "open": lambda name: name in ("queueing", "lobby", "lobby_opens_at_ms", "opens_at_ms"),
-        "paused": lambda name: name in ("queueing", "lobby", "lobby_opens_at_ms", "opens_at_ms"),
+        "lobby": lambda name: name in ("queueing", "lobby", "lobby_opens_at_ms"),
+        "open": lambda name: name in _OPENING,
+        "paused": lambda name: name in _OPENING,
         "closed": lambda name: name not in TEXTS,
     }
 )

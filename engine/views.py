@@ -19,8 +19,10 @@ class Estimate(NamedTuple):
 class Place(NamedTuple):
     """One visitor's place as of `version` (the LSN it was computed at).
 
-    `position` is 1-based and None unless waiting; `waiting` counts the whole line; `fresh` says that this
-    call made the place; `estimate` is None unless waiting.
+    `number` is None in the lobby; `position` is 1-based and None unless waiting; `waiting` counts the whole line;
+    `estimate` is None unless waiting. `window_ms` is what is left of the claim window or the session and `limit_ms` of
+    the most it may be extended to, None where nothing runs; `release` counts how often the place was let in.
+    `generation` is that of the holder now; `fresh` says that this call made the place, `proven` that the caller holds it.
     """
 
     event_id: str
@@ -28,16 +30,33 @@ class Place(NamedTuple):
     status: str
     cause: str | None
     arrival: int
-    number: int
+    number: int | None
     position: int | None
     waiting: int
     estimate: Estimate | None
-    ready_until_ms: int | None
+    window_ms: int | None
+    limit_ms: int | None
+    release: int
+    generation: int
+    joined_ms: int
     message: str | None
     presence_timeout_s: int
     version: int
     fresh: bool
     proven: bool
+
+
+class DrawView(NamedTuple):
+    """The lobby's draw: `seed` and the value of the beacon are None until the event has opened."""
+
+    draw_id: str
+    algorithm: str
+    commitment: str
+    beacon: str | None
+    beacon_value: str | None
+    seed: str | None
+    count: int | None  # type: ignore[assignment]
+    entries_sha256: str | None
 
 
 class EventView(NamedTuple):
@@ -54,6 +73,7 @@ class EventView(NamedTuple):
     serving_number: int
     rate_per_minute: float
     settings: dict[str, object]
+    draw: DrawView | None
     version: int
     revision: int
 
@@ -71,6 +91,27 @@ class Stats(NamedTuple):
     rate_per_minute: float
     average_wait_s: float
     next_release_in_ms: int | None
+    inside: int
+    admissions_left: int | None
+    version: int
+
+
+class Fairness(NamedTuple):
+    """How fair the line has been, counted from the same records that made it.
+
+    `overtaken` counts automatic releases that came after a later number of the same level had been let in, by the
+    reason that explains each ("returned", "admitted", "readmitted"; "unexplained" must stay 0: that is an inversion).
+    `skipped` counts turns not taken, by reason; `overshoot` is the most a release ever took the cap over (0 by rule).
+    """
+
+    event_id: str
+    released: int
+    admitted: int
+    inversions: int
+    overshoot: int
+    peak_inside: int
+    overtaken: dict[str, int]
+    skipped: dict[str, int]
     version: int
 
 
@@ -100,6 +141,13 @@ class PlacesChanged(NamedTuple):
     version: int
 
 
+class LineDrawn(NamedTuple):
+    """The lobby was drawn: everybody in it has a number and stands in line now."""
+
+    event_id: str
+    version: int
+
+
 class EventChanged(NamedTuple):
     """The event's state, reason or message changed."""
 
@@ -114,4 +162,4 @@ class EventGone(NamedTuple):
     version: int
 
 
-Notice: TypeAlias = PlacesChanged | EventChanged | EventGone
+Notice: TypeAlias = PlacesChanged | LineDrawn | EventChanged | EventGone
