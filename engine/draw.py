@@ -61,7 +61,7 @@ def order(seed: bytes, arrivals: Iterable[int]) -> list[int]:
     >>> order(bytes(32), [1, 2, 3, 4])
     [1, 3, 4, 2]
     """
-    return sorted(arrivals, key=lambda arrival: _key(seed, arrival))
+    return sorted(arrivals, key=lambda arrival: sort_key(seed, arrival))
 
 
 class Drawing:
@@ -124,7 +124,7 @@ class Drawing:
         seed, shift, buckets = self._seed, self._shift, self._buckets
         taken = self._arrivals[self._hashed : self._hashed + limit]
         for arrival in taken:
-            key = _key(seed, arrival)
+            key = sort_key(seed, arrival)
             buckets[(key[0] << 8 | key[1]) >> shift].append(key)
         self._list(taken)
         self._hashed += len(taken)
@@ -157,7 +157,7 @@ class Drawing:
         self._next_bucket += 1
 
 
-def _key(seed: bytes, arrival: int) -> bytes:
-    """Return what arrivals are ordered by: the digest, and after it the arrival itself, of which no two are equal."""
+def sort_key(seed: bytes, arrival: int) -> bytes:
+    """Return what arrivals are ordered by: the digest, and behind it the arrival itself, so that no two are equal."""
     number = _ARRIVAL.pack(arrival)
     return hashlib.sha256(seed + number).digest() + number
