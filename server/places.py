@@ -14,6 +14,7 @@ from multidict import istr
 
 from engine.backend import Backend
 from engine.errors import Refused
+from engine.identities import is_identity
 from engine.tokens import LONGEST_TOKEN, QueueToken, QueueTokens, proof_of
 from engine.views import EventView, Place
 from server.wire import EstimateAnswer, EventAnswer, PlaceAnswer, UnprovenPlace
@@ -22,16 +23,11 @@ FASTEST_POLL_S = 2
 SLOWEST_POLL_S = 20
 IDEMPOTENCY_HEADER = istr("Idempotency-Key")
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,200}")
-_UNWELCOME = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufffe\uffff]")
-USER_ID_BYTES = 128
 
 
 def check_user_id(user_id: str) -> str:
     """Return a user_id that may be stored and shown; raises Refused("bad_request")."""
-    if user_id.isascii():
-        if user_id.isprintable():
-            return user_id
-    elif len(user_id.encode("utf-8", "surrogatepass")) <= USER_ID_BYTES and not _UNWELCOME.search(user_id):
+    if is_identity(user_id):
         return user_id
     raise Refused("bad_request", "user_id: 1 to 128 bytes of UTF-8 without control characters", field="user_id")
 
@@ -102,7 +98,7 @@ class PlaceDesk:
     def mint(self, place: Place) -> str:
         """Return a token for a place."""
         now_s = self._wall_ms() // 1000
-        return self._tokens.mint(place.event_id, place.user_id, place.arrival, place.number, self.epoch, now_s)
+        return self._tokens.mint(place.event_id, place.user_id, place.arrival, place.number, 0, self.epoch, now_s)
 
     def renewed(self, claims: QueueToken, place: Place) -> str | None:
         """Return a fresh token when the old one is past half its life."""

@@ -391,10 +391,10 @@ def _tokens(server: Running, good: str) -> dict[str, str]:
         "twice": good + good,
         "the other alphabet": "+/" + good[2:],
         "with a NUL": good + "%00",
-        "another key": other.mint("e1", "u0", 1, 1, 1, now_s),
-        "expired": server.tokens.mint("e1", "u0", 1, 1, 1, now_s - 25 * 3600),
-        "another event": server.tokens.mint("e2", "u0", 1, 1, 1, now_s),
-        "an epoch to come": server.tokens.mint("e1", "u0", 1, 1, 2**40, now_s),
+        "another key": other.mint("e1", "u0", 1, 1, 0, 1, now_s),
+        "expired": server.tokens.mint("e1", "u0", 1, 1, 0, 1, now_s - 25 * 3600),
+        "another event": server.tokens.mint("e2", "u0", 1, 1, 0, 1, now_s),
+        "an epoch to come": server.tokens.mint("e1", "u0", 1, 1, 0, 2**40, now_s),
         "10 KB": "a" * 7_000 + "." + "b" * 100,
         "not ASCII": "\u00e9.\u00e9.\u00e9",
         "the admin key": server.keys.admin,
@@ -420,7 +420,7 @@ async def test_a_good_token_for_a_place_that_is_not_there_or_not_theirs_is_404(
     line: Running, stranger: tuple[str, int]
 ) -> None:
     user_id, arrival = stranger
-    token = line.tokens.mint("e1", user_id, arrival, arrival, 1, int(time.time()))
+    token = line.tokens.mint("e1", user_id, arrival, arrival, 0, 1, int(time.time()))
     for raw in (
         request("GET", "/v1/events/e1/position", f"Authorization: Bearer {token}"),
         post("/v1/events/e1/leave", b"", f"Authorization: Bearer {token}", kind=None),

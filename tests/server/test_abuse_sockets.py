@@ -89,7 +89,7 @@ LATER = {
 
 @pytest.mark.parametrize(("data", "code"), LATER.values(), ids=LATER.keys())
 async def test_a_bad_later_message_closes_the_socket_with_a_code(line: Running, data: bytes, code: int) -> None:
-    token = line.tokens.mint("e1", "u0", 1, 1, 1, int(time.time()))
+    token = line.tokens.mint("e1", "u0", 1, 1, 0, 1, int(time.time()))
     socket = await RawSocket.open(line.port, UPDATES)
     socket.send(frame(b'{"token": "%b"}' % token.encode()))
     opcode, place = await socket.frame()

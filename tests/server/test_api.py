@@ -101,7 +101,7 @@ async def test_a_token_past_half_its_life_is_renewed_and_an_expired_one_refused(
     await server.place("u1")
     now_s = wall_ms() // 1000
     for age_s, expected in ((QUEUE_TOKEN_LIFE_S // 2 + 5, 200), (QUEUE_TOKEN_LIFE_S + 5, 401)):
-        token = server.tokens.mint("e1", "u1", 1, 1, server.backend.venue.epoch, now_s - age_s)
+        token = server.tokens.mint("e1", "u1", 1, 1, 0, server.backend.venue.epoch, now_s - age_s)
         status, place = await call(server, "GET", "e1/position", None, Authorization=f"Bearer {token}")
         assert status == expected
         assert status == 401 or server.tokens.check(str(place["token"]), "e1", server.backend.venue.epoch, now_s)
