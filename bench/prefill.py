@@ -29,7 +29,7 @@ def make_folder(data: Path, visitors: int, *, snapshot: bool) -> None:
 
 
 async def _fill(data: Path, visitors: int, snapshot: bool) -> None:
-    load_or_create(data)
+    load_or_create(data, wall_ms)
     journal = Journal.open(DiskStorage(data), JournalOptions())
     backend = MemoryBackend(journal, monotonic_ms, wall_ms)
     await backend.start()

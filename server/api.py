@@ -5,7 +5,7 @@ Each handler reads what the caller shows, asks the backend, and renders. Nothing
 
 from engine.backend import Backend
 from server.answers import Answer, json_answer, no_content
-from server.keys import Gate
+from server.gate import Gate
 from server.places import PlaceDesk, bearer_of, idempotency_key_of, unproven
 from server.routes import Auth, Call, Route
 from server.updates import Updates
@@ -42,7 +42,7 @@ class VisitorApi:
         request, body = call.request, call.body
         key = idempotency_key_of(request)
         bearer = bearer_of(request)
-        trusted = bearer is not None and self._gate.is_site(request)
+        trusted = bearer is not None and self._gate.is_site(request, call.event_id)
         place = await self._desk.join(call.event_id, body.user_id, body.enqueue_token, key, trusted=trusted)
         if not place.proven and bearer is not None:
             claims = self._desk.check(bearer, call.event_id)
@@ -76,7 +76,7 @@ class VisitorApi:
 
     async def complete(self, call: Call) -> Answer:
         """End a released visitor's stay in the booking flow; frees the slot at once; repeating it is harmless."""
-        actor = self._gate.site(call.request)
+        actor = self._gate.site(call.request, call.event_id)
         place = await self._backend.complete(call.event_id, call.body.user_id, call.body.outcome, actor)
         return json_answer(CompletedAnswer(place.user_id, place.number, place.status, place.version))  # type: ignore[arg-type]
 

@@ -26,7 +26,6 @@ from engine.actor import By
 from engine.backend import Backend
 from engine.backends.memory import MemoryBackend
 from engine.errors import BadConfiguration, Refused, StanchionError, StorageFailed
-from engine.tokens import QueueTokens
 from server import logs
 from server.admin import AdminApi
 from server.answers import Answer
@@ -34,8 +33,9 @@ from server.api import VisitorApi
 from server.app import App, HttpServer
 from server.clockwork import Schedule, Snapshots, release_due
 from server.config import Config
+from server.gate import Gate
 from server.health import Health
-from server.keys import FOLDER, Gate, Keys, load_or_create
+from server.keys import FOLDER, Keys, load_or_create
 from server.metrics import Metrics
 from server.openapi import document_routes
 from server.places import PlaceDesk
@@ -113,7 +113,7 @@ async def run(config: Config, *, accept_loss: bool = False) -> int:
         )
     with Ports(config) as ports:
         log.info("starting", data=str(config.data))
-        keys, fresh = load_or_create(config.data)
+        keys, fresh = load_or_create(config.data, wall_ms)
         engine = await opener(config, accept_loss)
         stop = _signals()  # not before: a recovery may be killed at any point, and then is
         daemon = Daemon(config, keys, engine)
@@ -176,8 +176,8 @@ class Daemon:
         self._schedule = Schedule(backend, wall_ms)
         self._servers: list[asyncio.Server] = []
         self._http: list[HttpServer] = []
-        gate = Gate(keys, time.monotonic, config.trusted_proxies)
-        desk = PlaceDesk(backend, QueueTokens(keys.queue_secrets, keys.queue_signing), wall_ms)
+        gate = Gate(keys.ring, time.monotonic, config.trusted_proxies)
+        desk = PlaceDesk(backend, keys.ring, wall_ms)
         updates = Updates(backend, desk, self._hub, origins, time.monotonic)
         self._health = Health(backend)
         self._metrics = Metrics(backend, self._hub)

@@ -17,6 +17,7 @@ from engine.errors import Refused
 from engine.identities import is_identity
 from engine.tokens import LONGEST_TOKEN, QueueToken, QueueTokens, proof_of
 from engine.views import EventView, Place
+from server.key_ring import KeyRing
 from server.wire import EstimateAnswer, EventAnswer, PlaceAnswer, UnprovenPlace
 
 FASTEST_POLL_S = 2
@@ -61,13 +62,23 @@ def bearer_of(request: web.BaseRequest) -> str | None:
 
 
 class PlaceDesk:
-    """Mints and checks queue tokens and renders places. `wall_ms` is Unix time; `epoch` that of the backend."""
+    """Mints and checks queue tokens and renders places. `wall_ms` is Unix time; `epoch` that of the backend.
 
-    def __init__(self, backend: Backend, tokens: QueueTokens, wall_ms: Callable[[], int]) -> None:
+    Tokens are those of the ring's keys, and when the keys change, so do they.
+    """
+
+    def __init__(self, backend: Backend, ring: KeyRing, wall_ms: Callable[[], int]) -> None:
         self._backend = backend
-        self._tokens = tokens
+        self._ring = ring
         self._wall_ms = wall_ms
+        self._take_keys()
+        ring.on_change(self._take_keys)
         self.epoch = backend.status().epoch
+
+    def _take_keys(self) -> None:
+        secrets, signing = self._ring.secrets("queue")
+        self._tokens = QueueTokens(secrets, signing)
+        self._rotated_s = self._ring.signing("queue").signs_from_ms // 1000 if len(secrets) > 1 else None
 
     async def join(
         self, event_id: str, user_id: str | None, enqueue_token: str | None, key: str | None, *, trusted: bool = False
@@ -101,8 +112,9 @@ class PlaceDesk:
         return self._tokens.mint(place.event_id, place.user_id, place.arrival, place.number, 0, self.epoch, now_s)
 
     def renewed(self, claims: QueueToken, place: Place) -> str | None:
-        """Return a fresh token when the old one is past half its life."""
-        return self.mint(place) if claims.past_half_life(self._wall_ms() // 1000) else None
+        """Return a fresh token when the old one is past half its life, or from before a rotation still under way."""
+        is_old = self._rotated_s is not None and claims.issued_s <= self._rotated_s
+        return self.mint(place) if is_old or claims.past_half_life(self._wall_ms() // 1000) else None
 
     def render(self, place: Place, token: str | None, shown: int | None = None) -> PlaceAnswer:
         """Return the wire form of a place; a position is never above what this visitor was shown."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,9 @@ from engine.tokens import QueueTokens
 from server.admin import AdminApi
 from server.api import VisitorApi
 from server.app import App
+from server.gate import Gate
 from server.health import Health
-from server.keys import Gate, Keys, load_or_create
+from server.keys import Keys, load_or_create
 from server.metrics import Metrics
 from server.openapi import document_routes
 from server.places import PlaceDesk
@@ -62,7 +63,7 @@ class Running:
 
     @property
     def tokens(self) -> QueueTokens:
-        return QueueTokens(self.keys.queue_secrets, self.keys.queue_signing)
+        return QueueTokens(*self.keys.ring.secrets("queue"))
 
     async def call(
         self, method: str, path: str, body: object = None, **headers: str
@@ -90,16 +91,20 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    folder: Path, *, body_timeout_s: float = 10.0, first_message_s: float = 5.0
+    folder: Path,
+    *,
+    body_timeout_s: float = 10.0,
+    first_message_s: float = 5.0,
+    wall_ms: Callable[[], int] = wall_ms,
 ) -> AsyncIterator[Running]:
     """Run a server until the block ends."""
-    keys, _ = load_or_create(folder)
+    keys, _ = load_or_create(folder, wall_ms)
     journal = Journal.open(DiskStorage(folder), JournalOptions(segment_mib=1))
     backend = MemoryBackend(journal, monotonic_ms, wall_ms)
     await backend.start()
     hub = Hub(backend)
-    gate = Gate(keys, time.monotonic)
-    desk = PlaceDesk(backend, QueueTokens(keys.queue_secrets, keys.queue_signing), wall_ms)
+    gate = Gate(keys.ring, time.monotonic)
+    desk = PlaceDesk(backend, keys.ring, wall_ms)
     updates = Updates(backend, desk, hub, frozenset((ORIGIN,)), time.monotonic, first_message_s)
     health, metrics = Health(backend), Metrics(backend, hub)
     routes = [

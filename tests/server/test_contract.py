@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import server.keys
+import server.gate
 from tests.server.running import running
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
@@ -22,7 +22,7 @@ NOT_TESTED = 2  # the updates, and the document itself
 
 @pytest.mark.slow
 async def test_schemathesis_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.keys, "BAD_KEYS_LIMIT", 10**9)
+    monkeypatch.setattr(server.gate, "BAD_KEYS_LIMIT", 10**9)
     async with running(tmp_path / "data", body_timeout_s=2.0) as target:
         await target.open_event("e1")
         await target.open_event("e2")
