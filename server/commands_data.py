@@ -1,4 +1,4 @@
-"""`stanchion verify|inspect|backup|restore`: what an operator does with a data folder, no server needed."""
+"""`stanchion inspect|backup|restore`, and `verify DIR`: what an operator does with a data folder, no server needed."""
 
 import sys
 import traceback
@@ -129,7 +129,6 @@ def _data_folder(folder: Path) -> DiskStorage:
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command(epilog=notes("stanchion verify ./data --json", 65, 74))(verify)
     app.command(epilog=notes("stanchion inspect ./data --json | tail -3", 65, 74))(inspect)
     app.command(epilog=notes("stanchion backup ./data /backups/2027-01-31", 65, 74))(backup)
     app.command(epilog=notes("stanchion restore /backups/2027-01-31 ./data --to-lsn 120000", 65, 74))(restore)

@@ -1,0 +1,115 @@
+"""`stanchion verify`: is it true? A data folder, a published draw or a join receipt is held against its own proof.
+
+A draw and a receipt are verified from public data alone: no key is asked for and nobody is believed.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.errors import Damaged, NotPermitted, UsageError
+from server import commands_data
+from server.draw_check import Check, Kept, check_commitment, check_entries, check_seed, until_one_fails
+from server.draw_source import PublishedDraw, Source, read_draw, read_entries, source_of
+from server.terminal import bar, notes, print_json
+
+WITHOUT_BEACON = (
+    "Without a beacon this proves that nothing was changed after the commitment, not that nobody knew the seed."
+)
+
+
+def verify(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", exists=True, file_okay=False, help="A data folder.")
+    ] = None,
+    draw: Annotated[
+        str | None,
+        typer.Option(metavar="URL|FILE", help="A draw: the event's address, or a file of what it published."),
+    ] = None,
+    commitment: Annotated[
+        str | None, typer.Option(metavar="HEX", help="With --draw: the commitment as you kept it before the opening.")
+    ] = None,
+    beacon: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="With --draw: the beacon's value as you know it yourself.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> int:
+    """Check a data folder, a draw or a receipt.
+
+    DIR: read all snapshots and the whole log, rebuild every line from them, and check it. Changes nothing. On the
+    folder of a running server the frame just being written may show as a torn tail.
+
+    --draw: compute a lobby's draw again from what was published, and compare.
+    """
+    if (folder is None) == (draw is None):
+        raise UsageError("name one thing to verify: DIR, or --draw URL|FILE")
+    if draw is None and not (commitment is None and beacon is None):
+        raise UsageError("--commitment and --beacon go with --draw")
+    if folder is not None:
+        return commands_data.verify(folder, as_json)
+    assert draw is not None
+    return _verify_draw(source_of(draw), Kept(_hex(commitment), beacon), as_json)
+
+
+def _verify_draw(source: Source, kept: Kept, as_json: bool) -> int:
+    draw = read_draw(source)
+    checks = _reported(_checks_of(source, draw, kept), as_json)
+    told = {"event_id": draw.event_id, "draw_id": draw.draw_id, "count": draw.count}
+    verdict = f"The draw of event {draw.event_id} holds: {draw.count} places were drawn as was committed to."
+    if draw.beacon is None:
+        verdict += f"\n{WITHOUT_BEACON}"
+    return _conclude(told, checks, verdict, as_json)
+
+
+def _checks_of(source: Source, draw: PublishedDraw, kept: Kept) -> Iterator[Check]:
+    """Give every check of a draw, reading the entries when it is their turn; raises NotPermitted before the opening."""
+    yield from check_commitment(draw, kept)
+    if draw.seed is None:
+        raise NotPermitted(
+            f"event {draw.event_id} has not been drawn yet; keep its commitment, {draw.commitment}, "
+            "and verify once it is open"
+        )
+    yield from check_seed(draw, kept)
+    try:
+        entries = read_entries(source, draw.count or 0)
+    except Damaged as error:
+        yield Check("entries", False, f"The entries cannot be read: {error}.")
+        return
+    with bar("drawing again") as progress:
+        yield from check_entries(draw, entries, progress)
+
+
+def _reported(checks: Iterator[Check], as_json: bool) -> list[Check]:
+    """Return the checks up to the first that fails; what holds is said at once."""
+    done = []
+    for check in until_one_fails(checks):
+        done.append(check)
+        if check.ok and not as_json:
+            print(check.sentence)
+    return done
+
+
+def _conclude(told: Mapping[str, object], checks: list[Check], verdict: str, as_json: bool) -> int:
+    """Say what came out; returns the exit code, or raises Damaged with the sentence that is not true."""
+    failed = checks[-1] if not checks[-1].ok else None
+    if as_json:
+        print_json({**told, "checks": [check._asdict() for check in checks], "ok": failed is None})
+    elif failed is not None:
+        raise Damaged(failed.sentence)
+    else:
+        print(verdict)
+    return Damaged.exit_code if failed is not None else 0
+
+
+def _hex(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise UsageError("--commitment is 64 hexadecimal digits")
+    return text.lower() if text is not None else None
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(epilog=notes("stanchion verify --draw https://queue.example/v1/events/sale", 65, 69, 74, 77))(verify)

@@ -1,0 +1,237 @@
+"""Where a published draw is read from, for whoever verifies it: a server's public routes, or a file.
+
+A file holds the same as the two routes give: on its first line the draw, on the others an entry each. Everything is
+read as a stream and bounded, because it comes from somebody who is not trusted: that is why it is verified.
+"""
+
+import asyncio
+import re
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, BinaryIO, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+import msgspec
+
+from engine.errors import Damaged, NotPermitted, Unreachable, UsageError
+from server.terminal import bar
+
+MOST_ENTRIES = 10_000_000
+LONGEST_LINE_BYTES = 200
+LONGEST_HEAD_BYTES = 16 << 10
+CHUNK_BYTES = 64 << 10
+TIMEOUT = aiohttp.ClientTimeout(total=3600, sock_connect=10, sock_read=30)
+HEADERS = {"User-Agent": "stanchion-cli", "Accept": "application/json, application/x-ndjson"}
+EVENT_PATH = re.compile(r".*/v1/events/[^/]+")
+
+Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Whole = Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
+Progress = Callable[[int, int], None]
+
+
+class Beacon(msgspec.Struct, frozen=True):
+    """A public value named before it was known; `value` is null until then."""
+
+    name: str
+    value: str | None = None
+
+
+class PublishedDraw(msgspec.Struct, frozen=True):
+    """What `GET …/draw` answers; the last three are null before the opening."""
+
+    event_id: str
+    state: str
+    draw_id: str
+    algorithm: str
+    commitment: Hex
+    beacon: Beacon | None = None
+    seed: Hex | None = None
+    count: int | None = None
+    entries_sha256: Hex | None = None
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """One line of `GET …/draw/entries`."""
+
+    arrival: Whole
+    number: Whole
+
+
+_ENTRY = msgspec.json.Decoder(Entry)
+_DRAW = msgspec.json.Decoder(PublishedDraw)
+
+
+class Entries:
+    """The entries as they come in; raises Damaged for what cannot be read as one.
+
+    `arrivals` are in the order of the lines, 8 bytes each; `problem` is the first number that was not the one due.
+    """
+
+    def __init__(self) -> None:
+        self.arrivals = array("Q")
+        self.problem: str | None = None
+        self._lines = 0
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> None:
+        """Take in the next bytes."""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            self._take(line)
+        if len(self._rest) > LONGEST_LINE_BYTES:
+            raise self._too_long()
+
+    def finish(self) -> None:
+        """Take in what stands behind the last end of a line."""
+        self._take(self._rest)
+        self._rest = b""
+
+    def _take(self, line: bytes) -> None:
+        if self._lines == MOST_ENTRIES and line:
+            raise Damaged(f"there are more than {MOST_ENTRIES} lines of entries")
+        if len(line) > LONGEST_LINE_BYTES:
+            raise self._too_long()
+        self._lines += 1
+        if not line.strip():
+            return
+        try:
+            entry = _ENTRY.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Damaged(f"line {self._lines} of the entries is no arrival with a number: {error}") from None
+        self.arrivals.append(entry.arrival)
+        due = len(self.arrivals)
+        if entry.number != due and self.problem is None:
+            what = f"number {entry.number} is given twice" if entry.number < due else f"number {due} is not given"
+            self.problem = f"{what}: it stands at line {self._lines} of the entries, where number {due} is due"
+
+    def _too_long(self) -> Damaged:
+        return Damaged(f"line {self._lines + 1} of the entries is longer than {LONGEST_LINE_BYTES} bytes")
+
+
+class Source(NamedTuple):
+    """Where the draw is: an event's address without a slash at its end, or a file."""
+
+    url: str | None
+    file: Path | None
+
+
+def source_of(text: str) -> Source:
+    """Return what URL|FILE on the command line means; raises UsageError."""
+    if "://" not in text:
+        return Source(None, Path(text))
+    try:
+        parts = urlsplit(text)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    path = parts.path.rstrip("/").removesuffix("/entries").removesuffix("/draw") if is_address else ""
+    if not EVENT_PATH.fullmatch(path) or "@" in parts.netloc:
+        raise UsageError(f"{text!r} is not the address of an event, like https://queue.example/v1/events/sale")
+    return Source(urlunsplit((parts.scheme, parts.netloc, path, "", "")), None)
+
+
+def read_draw(source: Source) -> PublishedDraw:
+    """Return the draw without its entries; raises Unreachable, NotPermitted, UsageError or Damaged."""
+    if source.url is not None:
+        return asyncio.run(_fetch_draw(source.url))
+    with _open(source.file) as file:
+        return _decode_draw(_head(file))
+
+
+def read_entries(source: Source, count: int) -> Entries:
+    """Return the entries, of which there should be `count`; raises as `read_draw` does."""
+    entries = Entries()
+    with bar("reading") as progress:
+        if source.url is not None:
+            asyncio.run(_fetch_entries(source.url, entries, count, progress))
+        else:
+            with _open(source.file) as file:
+                _head(file)
+                while chunk := file.read(CHUNK_BYTES):
+                    entries.feed(chunk)
+                    progress(len(entries.arrivals), count)
+    entries.finish()
+    return entries
+
+
+# ---- files ----------------------------------------------------------------------------------------------
+
+
+def _open(path: Path | None) -> BinaryIO:
+    assert path is not None
+    try:
+        return path.open("rb")
+    except (OSError, ValueError) as error:
+        words = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"cannot read {path}: {words}") from None
+
+
+def _head(file: BinaryIO) -> bytes:
+    return file.readline(LONGEST_HEAD_BYTES + 1)
+
+
+def _decode_draw(head: bytes) -> PublishedDraw:
+    if len(head) > LONGEST_HEAD_BYTES:
+        raise Damaged(f"what should be the draw is longer than {LONGEST_HEAD_BYTES} bytes")
+    try:
+        return _DRAW.decode(head)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Damaged(f"what should be the draw cannot be read as one: {error}") from None
+
+
+# ---- servers --------------------------------------------------------------------------------------------
+
+
+async def _fetch_draw(url: str) -> PublishedDraw:
+    head = bytearray()
+    await _fetch(f"{url}/draw", lambda chunk: _extend(head, chunk))
+    return _decode_draw(bytes(head))
+
+
+async def _fetch_entries(url: str, entries: Entries, count: int, progress: Progress) -> None:
+    def take(chunk: bytes) -> None:
+        entries.feed(chunk)
+        progress(len(entries.arrivals), count)
+
+    await _fetch(f"{url}/draw/entries", take)
+
+
+async def _fetch(url: str, take: Callable[[bytes], None]) -> None:
+    """Give the body of an answer to `take`, piece by piece."""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=TIMEOUT, headers=HEADERS) as session,
+            session.get(url, max_redirects=3) as response,
+        ):
+            if response.status != 200:
+                raise _refusal(url, response.status, await response.content.read(LONGEST_HEAD_BYTES))
+            async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+                take(chunk)
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise Unreachable(f"{url} does not answer: {_plain(str(error)) or type(error).__name__}") from None
+
+
+def _extend(head: bytearray, chunk: bytes) -> None:
+    head += chunk
+    if len(head) > LONGEST_HEAD_BYTES:
+        raise Damaged(f"what should be the draw is longer than {LONGEST_HEAD_BYTES} bytes")
+
+
+class _Problem(msgspec.Struct):
+    code: str
+    detail: str
+
+
+def _refusal(url: str, status: int, answer: bytes) -> NotPermitted | Unreachable:
+    try:
+        problem = msgspec.json.decode(answer, type=_Problem)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Unreachable(f"{url} does not answer as Stanchion does: status {status}, {answer[:80]!r}")
+    return NotPermitted(f"{_plain(problem.detail)} ({status} {_plain(problem.code)})")
+
+
+def _plain(text: str) -> str:
+    """Return a stranger's text without what a terminal would obey."""
+    return "".join(char if char.isprintable() else " " for char in text)
