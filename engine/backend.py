@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
-from engine.actor import By
+from engine.actor import By, Entrant, Holder, Whom
 from engine.errors import Refused
 from engine.records import Record
 from engine.settings import Settings
-from engine.views import EventView, Notice, Place, Ranking, ReleaseResult, Stats
+from engine.views import EventView, Fairness, Notice, Place, Ranking, ReleaseResult, Session, Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class BackendStatus:
 
 
 class Backend(Protocol):
-    """About a dozen verbs. `user_id` and `event_id` are checked by the caller; times are the backend's own."""
+    """The domain's verbs. `user_id` and `event_id` are checked by the caller; times are the backend's own."""
 
     capabilities: Capabilities
 
@@ -77,20 +77,56 @@ class Backend(Protocol):
     async def close(self) -> None:
         """Finish what was begun and let go of everything."""
 
-    async def join(self, event_id: str, user_id: str, proof: int, level: int = 0) -> Place:
-        """Give a place, or answer the one held; `proof` is a digest of what proves holding it, 0 for nothing."""
+    async def join(self, event_id: str, entrant: Entrant) -> Place:
+        """Give a place, or answer the one held."""
 
-    async def place(self, event_id: str, arrival: int, user_id: str) -> Place:
+    async def place(self, event_id: str, holder: Holder) -> Place:
         """Answer a held place; no presence."""
 
-    async def touch(self, event_id: str, arrival: int, user_id: str, *, visible: bool = True) -> Place:
-        """Note the holder's presence and answer the place."""
+    async def touch(self, event_id: str, holder: Holder, *, visible: bool = True) -> Place:
+        """Note the holder's presence and answer the place; not `proven` where the token is from before a transfer."""
 
-    async def leave(self, event_id: str, arrival: int, user_id: str) -> None:
+    async def leave(self, event_id: str, holder: Holder) -> None:
         """Give a place up; repeating it changes nothing."""
 
-    async def complete(self, event_id: str, user_id: str, outcome: str, actor: str) -> Place:
+    async def extend_claim(self, event_id: str, holder: Holder) -> Place:
+        """Give a ready visitor more time to claim the turn."""
+
+    async def transfer(self, event_id: str, holder: Holder, proof: int) -> Place:
+        """Make whoever shows a transfer code the holder; its generation is the one it was made for."""
+
+    async def readmit(self, event_id: str, holder: Holder, epoch: int, issued_ms: int) -> Place:
+        """Take up a place that was lost with a tail of the log, on the word of its token."""
+
+    # ---- the site and the operator about one visitor
+
+    async def redeem(
+        self, event_id: str, number: int, release: int, subject: str, jti: str, request: str | None, actor: str
+    ) -> Session:
+        """Redeem the pass of one release of a number: once, and again for the same `request`."""
+
+    async def session(self, event_id: str, whom: Whom) -> Session | None:
+        """Answer the session somebody is in, or whose confirmation page may still be seen."""
+
+    async def extend_session(self, event_id: str, whom: Whom, actor: str) -> Session:
+        """Give an active visitor more time."""
+
+    async def complete(self, event_id: str, whom: Whom, outcome: str, actor: str) -> Place:
         """End a released visitor's stay; repeating it answers the same."""
+
+    async def admit(self, event_id: str, whom: Whom, by: By) -> Place:
+        """Let one visitor in ahead of the others."""
+
+    async def remove(self, event_id: str, whom: Whom, by: By, *, ban: bool = False) -> Place:
+        """Take a place away; with `ban` for good."""
+
+    async def find(self, event_id: str, whom: Whom) -> Place:
+        """Answer anybody's place; no presence."""
+
+    async def visitors(self, event_id: str, status: str | None, after_arrival: int, limit: int) -> list[Place]:
+        """Answer places by arrival."""
+
+    # ---- releases
 
     async def release(self, event_id: str, count: int, by: By) -> ReleaseResult:
         """Release by hand: outside the rate, inside the cap."""
@@ -103,8 +139,13 @@ class Backend(Protocol):
     ) -> tuple[EventView, bool]:
         """Create or change an event; returns (event, created). `revision` must be the current one when given."""
 
-    async def control(self, event_id: str, action: str, by: By, outcome: str | None = None) -> EventView:
-        """Open, pause, resume or close an event."""
+    async def control(
+        self, event_id: str, action: str, by: By, outcome: str | None = None, beacon: str | None = None
+    ) -> EventView:
+        """Open the lobby or the event, pause, resume or close it.
+
+        `beacon` names a public value when the lobby opens, and is that value when the event does.
+        """
 
     async def tell(self, event_id: str, text: str, by: By) -> EventView:
         """Set the message to everyone in line."""
@@ -121,6 +162,12 @@ class Backend(Protocol):
     async def stats(self, event_id: str) -> Stats:
         """Answer the counts of one event."""
 
+    async def fairness(self, event_id: str) -> Fairness:
+        """Answer how fair it has been."""
+
+    async def draw_entries(self, event_id: str, after_number: int, limit: int) -> list[tuple[int, int]]:
+        """Answer (arrival, number) of the lobby's draw, in order of number."""
+
     def ranks(self, event_id: str, arrivals: Sequence[int]) -> Ranking:
         """Return positions and waits of arrivals given in line order; 0 for whoever does not wait.
 
@@ -128,7 +175,7 @@ class Backend(Protocol):
         """
 
     def line_order(self, event_id: str, arrival: int) -> int:
-        """Return a number that sorts this arrival by its place in line; it never changes. Raises Refused for nobody."""
+        """Return a number that sorts this arrival by its place in line; only LineDrawn changes it. Raises Refused for nobody."""
 
     def notices(self) -> AsyncIterator[Sequence[Notice]]:
         """Yield what changed, once it is durable, for as long as the backend runs."""

@@ -1,6 +1,8 @@
 """What a visitor may be called: a user_id, and what a shop signs in its place (`sub`, `group`)."""
 
 import re
+from base64 import urlsafe_b64encode
+from hashlib import sha256
 
 LONGEST_IDENTITY_BYTES = 128
 # Controls, what turns the direction of writing, line and paragraph separators, half characters, no characters.
@@ -13,3 +15,11 @@ def is_identity(text: str) -> bool:
         return 0 < len(text) <= LONGEST_IDENTITY_BYTES and text.isprintable()
     size_bytes = len(text.encode("utf-8", "surrogatepass"))
     return size_bytes <= LONGEST_IDENTITY_BYTES and not _UNWELCOME.search(text)
+
+
+def subject_of(event_id: str, user_id: str) -> str:
+    """Return who a visitor is to others: the same within an event, not to be linked across events; 22 characters.
+
+    Not a secret: who can guess a user_id can compute this.
+    """
+    return urlsafe_b64encode(sha256(event_id.encode() + b"\0" + user_id.encode()).digest())[:22].decode()

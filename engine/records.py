@@ -208,7 +208,8 @@ class Lapsed(NamedTuple):
 class Redeemed(NamedTuple):
     """A pass was redeemed and a session began, until `until_ms`, never beyond `limit_ms`.
 
-    `request` is the Idempotency-Key; `assumed` says that nobody showed the pass here (redemption=offline).
+    `request` is the Idempotency-Key and `wall_ms` Unix time, so that repeating it is answered the same; `assumed` says
+    that nobody showed the pass here (redemption=offline).
     """
 
     event_id: str
@@ -216,6 +217,7 @@ class Redeemed(NamedTuple):
     arrival: int
     jti: str
     request: str | None
+    wall_ms: int
     until_ms: int
     limit_ms: int
     assumed: bool

@@ -3,57 +3,78 @@
 Theory of operation
 ===================
 A room takes a request and the time, decides, and writes *records*: facts with all that is needed to apply
-them again. `apply` is the only code that changes state, and it is the same for a record just decided and for
-one read back from the log, so replay equals live by construction. The room has no clock (every call is
+them again. `Ledger.apply` is the only code that changes state, and it is the same for a record just decided and
+for one read back from the log, so replay equals live by construction. The room has no clock (every call is
 given `now_ms`), no I/O and no randomness.
 
 What may happen is written in the tables of `engine.transitions`; the code here only builds the records they
-name. Everybody in line counts as present.
+name, and `engine.answering` says what has become of it.
 
-Statuses: waiting → ready (released) → completed; left from any live status. Ended places never change again
-and are kept; whoever joins again gets a new place at the end. Pausing and closing are views of the event:
-no visitor is touched, whatever the number of visitors.
+The way of a visitor: lobby → waiting → ready (released, holds a pass) → active (the pass was redeemed) → completed.
+Who is absent when a release reaches them is *parked*: out of the line, so nobody waits for them, and back at their
+own place, the head, once they are heard of again. A turn that is not claimed parks once and expires the second
+time. Ended places never change again and are kept; whoever joins again gets a new place at the end. Pausing and
+closing are views of the event: no visitor is touched, whatever the number of visitors.
 
 Time. Windows and the pacing run in event time, `now − suspended`, which stands still while the event is
-paused; `now_ms` itself stands still while no process runs (DESIGN.md). Wall time never comes in here.
+paused; `now_ms` itself stands still while no process runs (DESIGN.md). Wall time never comes in here, except as
+something to remember for an answer.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import NamedTuple, NoReturn
 
-from engine import pacing
-from engine.actor import By
-from engine.errors import Damaged, Refused
+from engine import answering, pacing, releasing
+from engine.actor import By, Entrant, Holder, Whom
+from engine.deadlines import Deadlines
+from engine.draw import commitment_of
+from engine.errors import Refused
 from engine.estimate import Estimator
-from engine.line import Line, number_of, order_key
+from engine.identities import subject_of
+from engine.ledger import Ledger, key_at_joining
 from engine.outbox import Outbox
 from engine.records import (
+    Admitted,
+    Banned,
     Closed,
     Completed,
     Configured,
     Deleted,
+    Expired,
+    Extended,
     Joined,
+    Lapsed,
     Left,
+    LobbyOpened,
     Messaged,
     Opened,
     Paused,
+    Purged,
+    Readmitted,
     Record,
-    Released,
+    Redeemed,
+    Removed,
     Reopened,
     Resumed,
+    Returned,
+    Transferred,
 )
-from engine.register import ACTIVE, COMPLETED, LEFT, LIVE, NONE, PARKED, READY, STATUSES, WAITING, Register
+from engine.register import LIVE, LOBBY, NONE, STATUSES
 from engine.settings import Settings, settings_from
 from engine.transitions import EVENT_ACTIONS, FIXED, JOIN_REFUSALS, VISITOR_INPUTS
-from engine.views import EventChanged, EventView, Place, PlacesChanged, Ranking, ReleaseResult, Stats
+from engine.views import Place, ReleaseResult, Session
 
 NUMBER_LIMIT = 2**32
-REQUESTS_KEPT = 1_000
+CLAIM_LEEWAY_MS = 5_000
+LOBBY_AFTER_START_MS = 60_000
+SCHEDULE = "schedule"
+ASSUMED = "assumed"
 
-_LEAVES_LINE = frozenset((WAITING,))
 _CELLS_OF_JOIN = tuple(VISITOR_INPUTS["join"][status] for status in STATUSES)
+_CELLS_OF_TOUCH = tuple(
+    tuple(VISITOR_INPUTS[what].get(status, "=") for status in STATUSES) for what in ("touch_hidden", "touch")
+)
 
 
 class Room:
@@ -61,57 +82,58 @@ class Room:
 
     def __init__(self, event_id: str, outbox: Outbox, estimator: Estimator) -> None:
         self.event_id = event_id
-        self.settings = Settings()
-        self.state = "draft"
-        self.reason: str | None = None
-        self.message: str | None = None
-        self.outcome: str | None = None
-        self.revision = 0
-        self.line = Line()
-        self.register = Register()
-        self.ready_until_ms: dict[int, int] = {}
+        self.ledger = Ledger(event_id, outbox, estimator)
         self._outbox = outbox
-        self._estimator = estimator
-        self._suspended_ms = 0
-        self._stopped_at_ms: int | None = None
-        self._pace_base_ms = 0
-        self._last_batch_ms = 0
-        self._opened = False
-        self._serving_number = 0
-        self._released = [0, 0]
-        self._waited_ms = 0
-        self._released_under: dict[str, int] = {}
 
     # ---- decide: events -------------------------------------------------------------------------
 
     def configure(self, changes: Mapping[str, object], by: By, now_ms: int, *, replace: bool = False) -> bool:
         """Merge settings (or replace them all); returns whether anything changed. The first call makes the event."""
-        settings = settings_from(changes, None if replace else self.settings)
-        before, after = self.settings.as_map(), settings.as_map()
+        ledger = self.ledger
+        settings = settings_from(changes, None if replace else ledger.settings)
+        before, after = ledger.settings.as_map(), settings.as_map()
         changed = [name for name in after if after[name] != before[name]]
-        fixed = [name for name in changed if FIXED[self.state](name)]
+        fixed = [name for name in changed if FIXED[ledger.state](name)]
         if fixed:
-            detail = f"{', '.join(fixed)} cannot change while the event is {self.state}"
-            raise Refused("conflict", detail, reason=self.state)
-        if self.state != "draft" and _lowers_rate(self.settings, settings):
+            detail = f"{', '.join(fixed)} cannot change while the event is {ledger.state}"
+            raise Refused("conflict", detail, reason=ledger.state)
+        if ledger.state != "draft" and _lowers_rate(ledger.settings, settings):
             by.require_reason("lower the rate")
-        if "opens_at_ms" in changed and self.settings.opens_at_ms is not None:
+        if "opens_at_ms" in changed and ledger.settings.opens_at_ms is not None:
             by.require_reason("move the opening")
-        if changed or not self.revision:
+        if changed or not ledger.revision:
             by.check()
+            ledger.draw_all()
             self._write(Configured(self.event_id, now_ms, after, by.actor, by.reason, by.note))
         return bool(changed)
 
-    def control(self, action: str, by: By, now_ms: int, outcome: str | None = None) -> bool:
-        """Open, pause, resume, close or delete; returns False where the table says "="."""
+    def control(
+        self,
+        action: str,
+        by: By,
+        now_ms: int,
+        *,
+        outcome: str | None = None,
+        draw_id: str = "",
+        secret: bytes = b"",
+        beacon: str | None = None,
+    ) -> bool:
+        """Open the lobby or the event, pause, resume, close or delete; returns False where the table says "=".
+
+        `secret` is that of the lobby's draw; `beacon` is the name of a public value when the lobby opens, and that
+        value when the event does.
+        """
         cell = self._event_cell(action)
         if action in ("pause", "close"):
             by.require_reason(action)
         by.check()
         if cell == "=":
             return False
-        self._write(_CONTROL_RECORDS[cell](self, by, now_ms, outcome))
-        return True
+        self.ledger.draw_all()
+        record = _CONTROL_RECORDS[cell](self, by, now_ms, Particulars(outcome, draw_id, secret, beacon))
+        if record is not None:
+            self._write(record)
+        return record is not None
 
     def tell(self, text: str, by: By, now_ms: int) -> None:
         """Set the operator's message to everyone in line; an empty text takes it away."""
@@ -119,423 +141,446 @@ class Room:
 
     # ---- decide: releases -----------------------------------------------------------------------
 
-    def next_release_ms(self, now_ms: int) -> int | None:
-        """Return in how many ms the next automatic batch is due (0: now), None while none will come."""
-        if self.state != "open":
-            return None
-        return max(0, pacing.next_due_ms(self.settings, self._pace_base_ms) - self.event_time_ms(now_ms))
-
     def tick(self, now_ms: int) -> int:
         """Return the size of the batch that is due and start the next interval; 0 when none is."""
-        if self._event_cell("tick") == "=" or self.next_release_ms(now_ms) != 0:
+        ledger = self.ledger
+        if self._event_cell("tick") == "=" or answering.next_release_ms(ledger, now_ms) != 0:
             return 0
-        self._pace_base_ms = self.event_time_ms(now_ms)
-        return pacing.automatic(self.settings, self._inside(), len(self.line)).visitors
+        ledger.pace_base_ms = ledger.event_time_ms(now_ms)
+        return pacing.automatic(ledger.settings, ledger.inside(), len(ledger.line)).visitors
 
     def release(self, count: int, by: By, now_ms: int, *, manual: bool) -> ReleaseResult:
-        """Release the next `count` in line, at most pacing.SLICE of them: O(count). Checks the cap every time.
+        """Release the next `count` in line who are present, as far as one slice goes. Checks the cap every time.
 
-        A batch larger than a slice is a series of calls with the same `now_ms`, so that nobody waits long.
+        Where `more` is set the caller comes again for the rest, with the same `now_ms`, so that nobody waits long.
         """
         if manual:
             by.check()
+        ledger = self.ledger
         if self._event_cell("release" if manual else "tick") == "=":
-            return ReleaseResult(0, 0, None, self._outbox.lsn)
-        allowed = pacing.manual(self.settings, self._inside(), len(self.line), min(count, pacing.SLICE))
-        if allowed.visitors:
-            numbers = [number_of(key) for key in self.line.head(allowed.visitors)]
-            until_ms = self.event_time_ms(now_ms) + self.settings.claim_window_s * 1000
-            by_whom = (by.actor, by.reason, by.request)
-            self._write(Released(self.event_id, now_ms, numbers, until_ms, manual, *by_whom))
-        return ReleaseResult(allowed.visitors, 0, allowed.limited_by, self._outbox.lsn)
+            return ReleaseResult(0, 0, None, False, self._outbox.lsn)
+        ledger.draw_all()
+        chosen = releasing.choose(ledger, min(count, pacing.SLICE))
+        for record in releasing.records_of(ledger, chosen, by, now_ms, manual=manual):
+            self._write(record)
+        released = len(chosen.present)
+        more = chosen.more or (released == pacing.SLICE and released < count)
+        return ReleaseResult(
+            released, len(chosen.absent), chosen.limited_by if not more else None, more, self._outbox.lsn
+        )
 
     def released_under(self, request: str | None) -> int:
-        """Return how many were released under an Idempotency-Key before, of the newest REQUESTS_KEPT keys."""
-        return self._released_under.get(request, 0) if request is not None else 0
+        """Return how many were released under an Idempotency-Key before, of the newest keys that are kept."""
+        return self.ledger.released_under.get(request, 0) if request is not None else 0
+
+    def admit(self, whom: Whom, by: By, now_ms: int) -> Place:
+        """Let one visitor in ahead of the others: outside the rate, inside the cap."""
+        by.require_reason("admit somebody")
+        by.check()
+        ledger = self.ledger
+        if self._event_cell("admit") == "=":
+            raise AssertionError("admitting always does something or is refused")
+        ledger.draw_all()
+        arrival = self.find(whom)
+        if self._visitor_cell("admit", arrival) == "admitted":
+            if ledger.sizes.get(arrival, 1) > pacing.free_slots(ledger.settings, ledger.inside()):
+                raise Refused("at_capacity", "the event is full", reason="capacity")
+            until_ms = releasing.claim_until_ms(ledger, now_ms)
+            self._write(Admitted(self.event_id, now_ms, arrival, until_ms, by.actor, by.reason or "", by.note))
+        return self._answer(arrival, now_ms)
+
+    def expire(self, now_ms: int, limit: int = pacing.SLICE) -> bool:
+        """End what has run out, at most `limit` of it; returns whether there is more."""
+        for _ in range(limit):
+            record = self._next_end(now_ms)
+            if record is None:
+                return False
+            self._write(record)
+        return True
+
+    def _next_end(self, now_ms: int) -> Record | None:
+        ledger, cell = self.ledger, EVENT_ACTIONS["windows"][self.ledger.state]
+        if cell == "=":
+            return None
+        event_ms = ledger.event_time_ms(now_ms)
+        for kind, (deadlines_of, leeway_ms, input_of) in _WINDOWS.items():
+            if cell == "inside" and kind == "grace":
+                continue
+            arrival = deadlines_of(ledger).due(event_ms - leeway_ms)
+            if arrival is not None:
+                what = VISITOR_INPUTS[input_of(ledger, arrival)][STATUSES[ledger.register.status[arrival]]]
+                return _END_RECORDS[what](self, arrival, now_ms)
+        return self._purge_if_due(now_ms)
+
+    def _purge_if_due(self, now_ms: int) -> Record | None:
+        ledger = self.ledger
+        if ledger.state != "closed" or ledger.inside() or ledger.register.counts[NONE] == len(ledger.register):
+            return None
+        closed_for_ms = ledger.event_time_ms(now_ms) - ledger.closed_at_ms
+        is_over = closed_for_ms >= ledger.settings.retention_s * 1000
+        return Purged(self.event_id, now_ms) if is_over else None
 
     # ---- decide: visitors -----------------------------------------------------------------------
 
-    def join(self, user_id: str, proof: int, now_ms: int, level: int = 0) -> Place:
+    def join(self, entrant: Entrant, now_ms: int) -> Place:
         """Give a new place at the end, or answer the place already held; O(log n).
 
-        `proof` is a 64-bit digest of what proves holding the place (0: nothing was offered); the answer's
-        `proven` says whether it matched.
+        The answer's `proven` says whether what the entrant showed proves holding it; then it is a touch as well.
         """
-        register = self.register
-        arrival = register.by_user.get(user_id, 0)
+        ledger = self.ledger
+        register = ledger.register
+        arrival = register.by_user.get(entrant.user_id, 0)
         if _CELLS_OF_JOIN[register.status[arrival]] == "=":
-            proven = proof != 0 and register.proofs[arrival] == proof
-            if proven:
-                register.seen_ms[arrival] = now_ms
-            return self.place(arrival, proven=proven)
-        self._check_join()
+            return self._join_again(arrival, entrant, now_ms)
+        self._check_join(entrant)
+        settings = ledger.settings
         arrival = len(register) + 1
-        key = order_key(arrival, level, self.settings.priority_boost)
-        self._write(Joined(self.event_id, now_ms, arrival, key, user_id, proof))
-        return self.place(arrival, fresh=True, proven=True)
+        key = key_at_joining(ledger.state, arrival, entrant.level, settings.priority_boost)
+        what = (entrant.proof, entrant.level, entrant.size, entrant.word == "enqueue")
+        self._write(Joined(self.event_id, now_ms, arrival, key, entrant.user_id, *what))
+        return answering.place(ledger, arrival, now_ms, fresh=True, proven=True)
 
-    def touch(self, arrival: int, user_id: str, now_ms: int) -> None:
-        """Note that the holder was heard of; no record."""
-        self._held(arrival, user_id)
-        self.register.seen_ms[arrival] = now_ms
+    def _join_again(self, arrival: int, entrant: Entrant, now_ms: int) -> Place:
+        """Answer a place that is held; a word of the shop takes it over, unless it is an old one."""
+        ledger, proof = self.ledger, entrant.proof
+        proven = proof != 0 and ledger.register.proofs[arrival] == proof
+        takes_over = entrant.word == "site" or (entrant.word == "enqueue" and proof not in ledger.spent)
+        if takes_over and not proven:
+            generation = ledger.generations.get(arrival, 0) + 1
+            self._write(Transferred(self.event_id, now_ms, arrival, generation, proof, entrant.word == "enqueue"))
+            proven = True
+        if proven:
+            self._hear(arrival, now_ms, visible=True)
+        return answering.place(ledger, arrival, now_ms, proven=proven)
 
-    def leave(self, arrival: int, user_id: str, now_ms: int) -> None:
+    def touch(self, holder: Holder, now_ms: int, *, visible: bool = True) -> Place:
+        """Note that the holder was heard of and answer the place; brings somebody parked back to their own place.
+
+        A token from before a transfer only reads: the answer is not `proven`.
+        """
+        arrival = self._held(holder)
+        is_holder = holder.generation >= self.ledger.generations.get(arrival, 0)
+        if is_holder:
+            self._hear(arrival, now_ms, visible=visible)
+        return answering.place(self.ledger, arrival, now_ms, proven=is_holder)
+
+    def _hear(self, arrival: int, now_ms: int, *, visible: bool) -> None:
+        ledger = self.ledger
+        cell = _CELLS_OF_TOUCH[visible][ledger.register.status[arrival]]
+        if cell != "=":
+            ledger.presence.hear(arrival, now_ms, ledger.settings, visible=visible)
+        if cell == "returned":
+            self._write(Returned(self.event_id, now_ms, arrival))
+
+    def held_place(self, holder: Holder, now_ms: int) -> Place:
+        """Return the place a token speaks of; Refused("not_found") when there is no such place; O(log n)."""
+        arrival = self._held(holder)
+        is_holder = holder.generation >= self.ledger.generations.get(arrival, 0)
+        return answering.place(self.ledger, arrival, now_ms, proven=is_holder)
+
+    def leave(self, holder: Holder, now_ms: int) -> None:
         """Give the place up for good; nothing happens where it has ended already."""
-        if self._visitor_cell("leave", self._held(arrival, user_id)) == "left":
+        arrival = self._held_for_writing(holder)
+        if self._visitor_cell("leave", arrival) == "left":
             self._write(Left(self.event_id, now_ms, arrival))
 
-    def complete(self, user_id: str, outcome: str, actor: str, now_ms: int) -> Place:
-        """End a released visitor's stay, freeing the slot; answering the same when it is repeated."""
-        arrival = self.register.by_user.get(user_id, 0)
-        if not arrival:
-            raise Refused("not_found", "nobody of this user_id has a place at this event")
-        if self._visitor_cell("complete", arrival) == "completed":
-            self._write(Completed(self.event_id, now_ms, arrival, outcome, actor))
-        return self.place(arrival, proven=True)
+    def extend_claim(self, holder: Holder, now_ms: int) -> Place:
+        """Give a ready visitor another claim window from now on, within claim_max_s of being released."""
+        arrival = self._held_for_writing(holder)
+        self._visitor_cell("extend_claim", arrival)
+        self._extend(arrival, self.ledger.claims, self.ledger.settings.claim_window_s, "visitor", now_ms)
+        return self._answer(arrival, now_ms)
 
-    # ---- answer ---------------------------------------------------------------------------------
+    def transfer(self, holder: Holder, proof: int, now_ms: int) -> Place:
+        """Make whoever shows the transfer code the holder; older tokens only read from now on.
 
-    def held_place(self, arrival: int, user_id: str) -> Place:
-        """Return the place a token speaks of; Refused("not_found") when there is no such place; O(log n)."""
-        return self.place(self._held(arrival, user_id), proven=True)
-
-    def place(self, arrival: int, *, fresh: bool = False, proven: bool = False) -> Place:
-        """Return the place of an arrival; O(log n)."""
-        register, line = self.register, self.line
-        status, key = register.status[arrival], register.keys[arrival]
-        position = estimate = None
-        if status == WAITING:
-            position = (line.rank_of_newest(key) if fresh else line.rank(key)) + 1
-            estimate = self._estimator.estimate(position)
-            if self.state != "open":
-                estimate = estimate._replace(reason=self.state)
-        shown = "closed" if self.state == "closed" and status in (WAITING, PARKED) else STATUSES[status]
-        return Place(
-            self.event_id,
-            register.user_ids[arrival],
-            shown,
-            None,
-            arrival,
-            number_of(key),
-            position,
-            len(line),
-            estimate,
-            self.ready_until_ms.get(arrival) if status == READY else None,
-            self.message,
-            self.settings.presence_timeout_s,
-            self._outbox.lsn,
-            fresh,
-            proven,
-        )
-
-    def order(self, arrival: int) -> int:
-        """Return the order key of an arrival; raises Refused("not_found")."""
-        if not 0 < arrival <= len(self.register):
-            raise Refused("not_found", "there is no such place")
-        return self.register.keys[arrival]
-
-    def ranks(self, arrivals: Sequence[int]) -> Ranking:
-        """Return positions and waits of arrivals given in line order, 0 for those not waiting (any more).
-
-        One rank and one estimate at each end, and a count in between: waits are interpolated.
+        Showing the same code with the same proof again is answered the same.
         """
-        register, line = self.register, self.line
-        waiting = [a for a in arrivals if a <= len(register) and register.status[a] == WAITING]
-        ranks = line.ranks([register.keys[arrival] for arrival in waiting])
-        if len(waiting) == len(arrivals):
-            positions = [rank + 1 for rank in ranks]
-        else:
-            rank_of = dict(zip(waiting, ranks, strict=True))
-            positions = [rank_of.get(arrival, -1) + 1 for arrival in arrivals]
-        return Ranking(positions, self._waits(positions), self._outbox.lsn)
+        ledger, arrival = self.ledger, self._held(holder)
+        generation = ledger.generations.get(arrival, 0)
+        if holder.generation == generation - 1 and proof != 0 and ledger.register.proofs[arrival] == proof:
+            return self.touch(holder._replace(generation=generation), now_ms)
+        if holder.generation != generation:
+            raise Refused("gone", "this code was used already", reason="used")
+        if self._visitor_cell("transfer", arrival):
+            self._write(Transferred(self.event_id, now_ms, arrival, generation + 1, proof, False))
+        return self.touch(holder._replace(generation=generation + 1), now_ms)
 
-    def _waits(self, positions: list[int]) -> list[int]:
-        first, last = min(positions, default=0), max(positions, default=0)
-        low, high = self._estimator.estimate(max(first, 1)).seconds, self._estimator.estimate(max(last, 1)).seconds
-        slope = (high - low) / (last - first) if last > first else 0.0
-        return [int(low + (position - first) * slope) for position in positions]
+    def readmit(self, holder: Holder, epoch: int, issued_ms: int, now_ms: int) -> Place:
+        """Take up a place that may have been lost with the tail of the log, on the word of its token.
 
-    def view(self) -> EventView:
-        """Return the event as the public and the operator see it; O(knobs)."""
-        return EventView(
-            self.event_id,
-            self.settings.name,
-            self.state,
-            self.reason,
-            self.message,
-            self.outcome,
-            len(self.line),
-            sum(self._released),
-            self._serving_number,
-            self._estimator.rate_per_minute(),
-            self.settings.as_map(),
-            self._outbox.lsn,
-            self.revision,
+        Only where its epoch may have been cut, its arrival lies in the gap that was left, it was issued before the gap
+        was made, and the identity holds no other place; otherwise it is gone.
+        """
+        ledger, arrival, user_id = self.ledger, holder.arrival, holder.user_id
+        register = ledger.register
+        is_lost = any(
+            gap.first <= arrival <= gap.last and epoch < gap.epoch and issued_ms <= gap.wall_ms for gap in ledger.gaps
         )
+        held = register.by_user.get(user_id, 0)
+        if not is_lost or register.status[arrival] != NONE or register.status[held] in LIVE:
+            raise Refused("gone", "this place is not there any more", reason="lost")
+        self._check_open(user_id)
+        key = key_at_joining(ledger.state, arrival, 0, 0)
+        self._write(Readmitted(self.event_id, now_ms, arrival, key, user_id))
+        return self._answer(arrival, now_ms)
 
-    def stats(self, now_ms: int) -> Stats:
-        """Return the counts by status and the pace; O(statuses)."""
-        counts = dict(zip(STATUSES[1:], self.register.counts[1:], strict=True))
-        released = sum(self._released)
-        return Stats(
-            self.event_id,
-            self.state,
-            counts,
-            len(self.register),
-            self._released[False],
-            self._released[True],
-            counts["completed"],
-            self._estimator.rate_per_minute(),
-            self._waited_ms / released / 1000 if released else 0.0,
-            self.next_release_ms(now_ms),
-            self._outbox.lsn,
-        )
+    def remove(self, whom: Whom, by: By, now_ms: int, *, ban: bool = False) -> Place:
+        """Take a place away, for a reason; with `ban` the identity may not join again, with or without a place."""
+        by.require_reason("remove somebody")
+        by.check()
+        if self.ledger.state == "draft":
+            raise Refused("not_found", "nobody has a place at this event yet")
+        arrival = self.find(whom)
+        user_id = self.ledger.register.user_ids[arrival]
+        why = (by.actor, by.reason or "", by.note)
+        if ban and user_id not in self.ledger.banned:
+            self._write(Banned(self.event_id, now_ms, user_id, *why))
+        self._visitor_cell("remove", arrival)
+        self._write(Removed(self.event_id, now_ms, arrival, *why))
+        return self._answer(arrival, now_ms)
 
-    def version(self) -> int:
-        """Return the LSN up to which this state has come."""
-        return self._outbox.lsn
+    # ---- decide: the site -------------------------------------------------------------------------
 
-    def event_time_ms(self, now_ms: int) -> int:
-        """Return the time that stands still while the event is paused."""
-        return (now_ms if self._stopped_at_ms is None else self._stopped_at_ms) - self._suspended_ms
+    def redeem(
+        self,
+        number: int,
+        release: int,
+        subject: str | None,
+        jti: str,
+        request: str | None,
+        actor: str,
+        wall_ms: int,
+        now_ms: int,
+    ) -> Session:
+        """Redeem the pass of a number's `release` (1 or 2): once; the same `request` is answered the same again."""
+        ledger = self.ledger
+        arrival = ledger.register.arrival_of(number) if 0 < number < NUMBER_LIMIT else 0
+        if not arrival or (subject is not None and subject != self._subject(arrival)):
+            raise Refused("pass_expired", "nobody here holds this pass", reason="unknown")
+        if release != ledger.register.releases(arrival):
+            raise Refused("pass_expired", "this pass was not used in time", reason="lapsed")
+        cell = self._visitor_cell("redeem", arrival)
+        if cell == "redeemed":
+            self._write(self._redemption(arrival, jti, request, actor, wall_ms, now_ms))
+        elif request is None or ledger.redemptions[arrival].request != request:
+            raise Refused("pass_used", "this pass was redeemed already", reason="active")
+        session = answering.session(ledger, arrival, now_ms)
+        assert session is not None, "a redeem begins a session"
+        return session
 
-    # ---- apply: the only code that changes state --------------------------------------------------
+    def _subject(self, arrival: int) -> str:
+        return subject_of(self.event_id, self.ledger.register.user_ids[arrival])
 
-    def apply(self, record: Record) -> None:
-        """Take in one record of this event; raises Damaged when it cannot follow from the state."""
-        _APPLY[type(record)](self, record)
+    def _redemption(
+        self, arrival: int, jti: str, request: str | None, actor: str, wall_ms: int, now_ms: int
+    ) -> Redeemed:
+        settings, event_ms = self.ledger.settings, self.ledger.event_time_ms(now_ms)
+        limit_ms = event_ms + settings.session_max_s * 1000
+        until_ms = event_ms + settings.session_ttl_s * 1000
+        assumed = actor == ASSUMED
+        return Redeemed(self.event_id, now_ms, arrival, jti, request, wall_ms, until_ms, limit_ms, assumed, actor)
 
-    def started(self, at_ms: int, gap: int) -> None:
-        """A process took over: everybody counts as just heard, and a full interval passes before a batch."""
-        self.register.skip(gap)
-        self.register.hear_everybody(at_ms)
-        self._pace_base_ms = self.event_time_ms(at_ms)
+    def extend_session(self, whom: Whom, actor: str, now_ms: int) -> Session:
+        """Give an active visitor another session TTL from now on, within session_max_s of the redeem."""
+        arrival = self.find(whom)
+        self._visitor_cell("extend_session", arrival)
+        self._extend(arrival, self.ledger.sessions, self.ledger.settings.session_ttl_s, actor, now_ms)
+        session = answering.session(self.ledger, arrival, now_ms)
+        assert session is not None, "what was extended runs"
+        return session
 
-    def _configured(self, record: Configured) -> None:
-        self.settings = settings_from(record.settings)
-        self.revision += 1
-        self._outbox.announce(EventChanged(self.event_id, self._outbox.lsn + 1))
+    def _extend(self, arrival: int, deadlines: Deadlines, length_s: int, actor: str, now_ms: int) -> None:
+        ledger = self.ledger
+        until_ms = min(ledger.event_time_ms(now_ms) + length_s * 1000, ledger.limits_ms[arrival])
+        if until_ms > deadlines.at_ms[arrival]:
+            self._write(Extended(self.event_id, now_ms, arrival, until_ms, actor))
 
-    def _changed(self, state: str, record: Opened | Paused | Resumed | Closed | Reopened) -> None:
-        self.state = state
-        self.reason = record.reason if isinstance(record, Paused | Closed) else None
-        self._outbox.announce(EventChanged(self.event_id, self._outbox.lsn + 1))
-
-    def _opened_now(self, record: Opened | Reopened) -> None:
-        self._changed("open", record)
-        self.outcome = None
-        self._opened = True
-        self._pace_base_ms = self._last_batch_ms = self.event_time_ms(record.at_ms)
-        self.register.hear_everybody(record.at_ms)
-
-    def _paused(self, record: Paused) -> None:
-        self._changed("paused", record)
-        self._stopped_at_ms = record.at_ms
-
-    def _resume_time(self, at_ms: int) -> None:
-        if self._stopped_at_ms is not None:
-            self._suspended_ms += at_ms - self._stopped_at_ms
-            self._stopped_at_ms = None
-
-    def _resumed(self, record: Resumed) -> None:
-        self._resume_time(record.at_ms)
-        self._changed("open", record)
-
-    def _closed(self, record: Closed) -> None:
-        self._resume_time(record.at_ms)
-        self._changed("closed", record)
-        self.outcome = record.outcome
-
-    def _messaged(self, record: Messaged) -> None:
-        self.message = record.text or None
-        self.reason = record.reason or self.reason
-        self._outbox.announce(EventChanged(self.event_id, self._outbox.lsn + 1))
-
-    def _joined(self, record: Joined) -> None:
-        if record.arrival <= len(self.register):
-            raise Damaged(f"event {self.event_id}: arrival {record.arrival} was given out before")
-        self.register.add(record.user_id, record.key, WAITING, record.proof, record.at_ms)
-        self.line.add(record.key)
-
-    def _released_now(self, record: Released) -> None:
-        numbers, register = record.numbers, self.register
-        arrivals = tuple(numbers)
-        if [number_of(key) for key in self.line.head(len(numbers))] != list(numbers):
-            raise Damaged(f"event {self.event_id}: released numbers {list(numbers[:5])}… are not the head of the line")
-        self.line.drop_head(len(numbers))
-        for arrival in arrivals:
-            register.move(arrival, READY)
-            self.ready_until_ms[arrival] = record.until_ms
-            self._waited_ms += record.at_ms - register.joined_ms[arrival]
-        self._released[record.manual] += len(numbers)
-        self._serving_number = max(self._serving_number, *numbers)
-        if record.request is not None:
-            self._count_request(record.request, len(numbers))
-        if not record.manual:
-            tick_ms = self.event_time_ms(record.at_ms)
-            self._estimator.observe(len(numbers), tick_ms - self._last_batch_ms)
-            self._pace_base_ms = self._last_batch_ms = tick_ms
-        self._outbox.announce(PlacesChanged(self.event_id, arrivals, "ready", self._outbox.lsn + 1))
-
-    def _count_request(self, request: str, released: int) -> None:
-        counts = self._released_under
-        counts[request] = counts.pop(request, 0) + released
-        if len(counts) > REQUESTS_KEPT:
-            del counts[next(iter(counts))]
-
-    def _end(self, arrival: int, status: int) -> None:
-        if not 0 < arrival <= len(self.register) or self.register.status[arrival] not in LIVE:
-            raise Damaged(f"event {self.event_id}: arrival {arrival} holds no place that could end")
-        if self.register.status[arrival] in _LEAVES_LINE:
-            self.line.remove(self.register.keys[arrival])
-        self.ready_until_ms.pop(arrival, None)
-        self.register.move(arrival, status)
-        self._outbox.announce(PlacesChanged(self.event_id, (arrival,), STATUSES[status], self._outbox.lsn + 1))
-
-    def _left(self, record: Left) -> None:
-        self._end(record.arrival, LEFT)
-
-    def _completed(self, record: Completed) -> None:
-        self._end(record.arrival, COMPLETED)
-
-    # ---- dump and load ----------------------------------------------------------------------------
-
-    def capture(self) -> Iterator[object]:
-        """Return the whole state as of now in parts, to be read later and elsewhere; the call itself is short."""
-        facts = {name: copy(getattr(self, name)) for name in _DUMPED}
-        facts |= {"settings": self.settings.as_map(), "estimator": self._estimator.dump()}
-        facts |= {"released": list(self._released), "digest": self.register.digest(), "rows": len(self.register)}
-        until = list(self.ready_until_ms.items())
-        rows = self.register.capture()
-        return _parts(facts, until, rows)
-
-    def load(self, facts: Mapping[str, Any], parts: Iterable[Sequence[Any]], now_ms: int) -> None:
-        """Take up a captured state; raises Damaged when rows and digest disagree."""
-        for name in _DUMPED:
-            setattr(self, name, facts[name])
-        self.settings = settings_from(facts["settings"])
-        self._estimator.load(facts["estimator"])
-        self._released = list(facts["released"])
-        for what, body in parts:
-            if what == "until":
-                self.ready_until_ms.update(body)
-            else:
-                self.register.load(body)
-        self.register.settle(now_ms)
-        self.line = Line(self.register.keys_with(WAITING))
-        if (len(self.register), self.register.digest()) != (facts["rows"], facts["digest"]):
-            raise Damaged(f"event {self.event_id}: the snapshot's rows do not add up to its digest")
-
-    def check(self) -> None:
-        """Assert every invariant of the room; O(n), for tests and `stanchion verify`."""
-        self.line.check()
-        self.register.check()
-        assert len(self.line) == self.register.counts[WAITING], "line and register count differently"
-        assert all(key in self.line for key in self.register.keys_with(WAITING)), "somebody waiting is not in line"
-        assert set(self.ready_until_ms) == {a for a, s in enumerate(self.register.status) if s == READY}
-        for user_id, arrival in self.register.by_user.items():
-            assert self.register.user_ids[arrival] == user_id
+    def complete(self, whom: Whom, outcome: str, actor: str, now_ms: int) -> Place:
+        """End a released visitor's stay, freeing the slot; answering the same when it is repeated."""
+        arrival = self.find(whom)
+        cell = self._visitor_cell("complete", arrival)
+        late = cell == "late"
+        if late and answering.cause(self.ledger, arrival) != "session":
+            raise Refused("not_active", "cannot complete: this place has expired", reason="ended")
+        if cell != "=":
+            self._write(Completed(self.event_id, now_ms, arrival, outcome, late, actor))
+        return self._answer(arrival, now_ms)
 
     # ---- small parts ------------------------------------------------------------------------------
 
+    def find(self, whom: Whom) -> int:
+        """Return the arrival somebody means; Refused("not_found")."""
+        register = self.ledger.register
+        if whom.user_id is not None:
+            arrival = register.by_user.get(whom.user_id, 0)
+        elif whom.number is not None:
+            arrival = register.arrival_of(whom.number)
+        else:
+            arrival = whom.arrival or 0
+        if not 0 < arrival <= len(register) or register.status[arrival] == NONE:
+            raise Refused("not_found", "nobody of this description has a place at this event")
+        return arrival
+
+    def _answer(self, arrival: int, now_ms: int) -> Place:
+        return answering.place(self.ledger, arrival, now_ms, proven=True)
+
     def _write(self, record: Record) -> None:
-        _APPLY[type(record)](self, record)
+        self.ledger.apply(record)
         self._outbox.write(record)
 
-    def _inside(self) -> int:
-        return self.register.counts[READY] + self.register.counts[ACTIVE]
-
     def _event_cell(self, action: str) -> str:
-        cell = EVENT_ACTIONS[action][self.state]
+        ledger = self.ledger
+        cell = EVENT_ACTIONS[action][ledger.state]
         if cell.startswith("!"):
-            reason = cell[2:].partition(":")[0]
-            raise Refused("conflict", f"cannot {action} an event that is {self.state}", reason=reason)
-        if cell == "deleted" and self._inside():
-            raise Refused("conflict", f"{self._inside()} released visitors are still inside", reason="not_empty")
-        return "opened" if cell == "reopened" and not self._opened else cell
+            _refuse(cell, f"cannot {action} an event that is {ledger.state}")
+        if cell == "deleted" and ledger.inside():
+            raise Refused("conflict", f"{ledger.inside()} released visitors are still inside", reason="not_empty")
+        return "opened" if cell == "reopened" and not ledger.opened else cell
 
     def _visitor_cell(self, what: str, arrival: int) -> str:
-        status = STATUSES[self.register.status[arrival]]
+        ledger = self.ledger
+        status = STATUSES[ledger.register.status[arrival]]
         cell = VISITOR_INPUTS[what][status]
         if cell.startswith("!"):
-            raise Refused("not_active", f"cannot {what}: this place is {status}", reason=cell[2:])
+            if what == "redeem" and answering.was_redeemed(ledger, arrival):
+                cell = "! pass_used ended"
+            _refuse(cell, f"cannot {what.replace('_', ' ')}: this place is {status}")
         return cell
 
-    def _held(self, arrival: int, user_id: str) -> int:
-        """Return `arrival` when that row belongs to this visitor; the same 404 for not there and not theirs."""
-        register = self.register
+    def _held(self, holder: Holder) -> int:
+        """Return the arrival when that row belongs to this visitor; the same 404 for not there and not theirs."""
+        register, arrival = self.ledger.register, holder.arrival
         known = 0 < arrival <= len(register) and register.status[arrival] != NONE
-        if not known or register.user_ids[arrival] != user_id:
+        if not known or register.user_ids[arrival] != holder.user_id:
             raise Refused("not_found", "there is no such place")
         return arrival
 
-    def _check_join(self) -> None:
-        refusal = JOIN_REFUSALS.get(self.state)
-        if refusal:
-            raise Refused(refusal[0], refusal[1], reason=self.state)
-        settings = self.settings
+    def _held_for_writing(self, holder: Holder) -> int:
+        arrival = self._held(holder)
+        if holder.generation < self.ledger.generations.get(arrival, 0):
+            raise Refused("read_only", "this place has moved to another device; this token only reads")
+        return arrival
+
+    def _check_join(self, entrant: Entrant) -> None:
+        ledger, settings = self.ledger, self.ledger.settings
+        self._check_open(entrant.user_id)
+        if entrant.word == "enqueue" and entrant.proof in ledger.spent:
+            raise Refused("enqueue_token_used", "this enqueue token has made its place already", reason="used")
+        if settings.join_policy == "signed" and entrant.word == "visitor":
+            raise Refused(
+                "bad_enqueue_token", "this event is joined with an enqueue token of the shop", field="enqueue_token"
+            )
         if settings.queueing == "reject":
             raise Refused("rejecting", "this event takes nobody new", retry_after_s=30)
-        counts = self.register.counts
-        if settings.max_waiting is not None and counts[WAITING] + counts[PARKED] >= settings.max_waiting:
+        if settings.max_waiting is not None and ledger.queued() >= settings.max_waiting:
             raise Refused("queue_full", "the line is full", retry_after_s=30)
-        if len(self.register) + 1 >= NUMBER_LIMIT:
+        if len(ledger.register) + 1 >= NUMBER_LIMIT:
             raise Refused("queue_full", "this event has given out all its numbers")
+        if entrant.size > 1 and entrant.size > pacing.free_slots(settings, 0):
+            raise Refused(
+                "at_capacity", f"a group of {entrant.size} could never enter together", reason="group_too_large"
+            )
+
+    def _check_open(self, user_id: str) -> None:
+        refusal = JOIN_REFUSALS.get(self.ledger.state)
+        if refusal:
+            raise Refused(refusal[0], refusal[1], reason=self.ledger.state)
+        if user_id in self.ledger.banned:
+            raise Refused("banned", "this visitor may not join this event")
 
 
-def _parts(facts: Mapping[str, object], until: list[tuple[int, int]], rows: Iterator[object]) -> Iterator[object]:
-    yield ["room", facts]
-    for first in range(0, len(until), 4_000):
-        yield ["until", until[first : first + 4_000]]
-    for body in rows:
-        yield ["rows", body]
+class Particulars(NamedTuple):
+    """What some actions need to be told beside who acts and why."""
+
+    outcome: str | None
+    draw_id: str
+    secret: bytes
+    beacon: str | None
+
+
+def _refuse(cell: str, detail: str) -> NoReturn:
+    """Raise what a cell of the tables says: "! code reason"."""
+    _, code, reason = cell.split()
+    raise Refused(code, detail, reason=reason)
 
 
 def _lowers_rate(before: Settings, after: Settings) -> bool:
     return after.batch_size * before.batch_interval_s < before.batch_size * after.batch_interval_s
 
 
-_DUMPED = (
-    "event_id",
-    "state",
-    "reason",
-    "message",
-    "outcome",
-    "revision",
-    "_suspended_ms",
-    "_stopped_at_ms",
-    "_last_batch_ms",
-    "_opened",
-    "_serving_number",
-    "_waited_ms",
-    "_released_under",
-)
+def _lobby_opened(room: Room, by: By, now_ms: int, what: Particulars) -> LobbyOpened:
+    if not room.ledger.settings.lobby:
+        raise Refused("conflict", "this event has no lobby; set lobby to true first", reason="no_lobby")
+    commitment = commitment_of(what.secret)
+    return LobbyOpened(room.event_id, now_ms, what.draw_id, commitment, what.beacon, by.actor, by.note)
 
-_CONTROL_RECORDS: Mapping[str, Callable[[Room, By, int, str | None], Record]] = MappingProxyType(
+
+def _opened(room: Room, by: By, now_ms: int, what: Particulars) -> Opened:
+    ledger = room.ledger
+    if ledger.draw is None:
+        return Opened(room.event_id, now_ms, "", None, 0, by.actor)
+    if by.actor == SCHEDULE and now_ms - ledger.started_ms < LOBBY_AFTER_START_MS:
+        raise Refused("conflict", "the server started less than a minute ago", reason="just_started")
+    if commitment_of(what.secret) != ledger.draw.commitment:
+        raise Refused("conflict", "the draw key is not the one this lobby was bound with", reason="draw_key")
+    if ledger.draw.beacon is not None and not what.beacon:
+        raise Refused("bad_request", f"beacon: the value of {ledger.draw.beacon} is required to open", field="beacon")
+    beacon = what.beacon if ledger.draw.beacon is not None else None
+    count = ledger.register.counts[LOBBY]
+    return Opened(room.event_id, now_ms, what.secret.hex(), beacon, count, by.actor)
+
+
+def _held(room: Room, by: By, now_ms: int, what: Particulars) -> Configured | None:
+    """Pausing a lobby holds its opening back until somebody opens it or sets a time again."""
+    settings = room.ledger.settings
+    if settings.opens_at_ms is None:
+        return None
+    held = settings.as_map() | {"opens_at_ms": None}
+    return Configured(room.event_id, now_ms, held, by.actor, by.reason, by.note)
+
+
+# Record to write for an action → how to build it.
+_CONTROL_RECORDS: Mapping[str, Callable[[Room, By, int, Particulars], Record | None]] = MappingProxyType(
     {
-        "opened": lambda room, by, now, _: Opened(room.event_id, now, "", 0, by.actor),
+        "lobbyopened": _lobby_opened,
+        "opened": _opened,
+        "held": _held,
         "reopened": lambda room, by, now, _: Reopened(room.event_id, now, by.actor, by.note),
         "paused": lambda room, by, now, _: Paused(room.event_id, now, by.actor, by.reason or "", by.note),
         "messaged": lambda room, by, now, _: Messaged(
-            room.event_id, now, room.message or "", by.reason, by.actor, by.note
+            room.event_id, now, room.ledger.message or "", by.reason, by.actor, by.note
         ),
         "resumed": lambda room, by, now, _: Resumed(room.event_id, now, by.actor, by.note),
-        "closed": lambda room, by, now, out: Closed(room.event_id, now, by.actor, by.reason or "", out, by.note),
+        "closed": lambda room, by, now, what: Closed(
+            room.event_id, now, by.actor, by.reason or "", what.outcome, by.note
+        ),
         "deleted": lambda room, by, now, _: Deleted(room.event_id, now, by.actor, by.note),
     }
 )
 
-_APPLY: Mapping[type[Record], Callable[[Room, Any], None]] = {
-    Configured: Room._configured,
-    Opened: Room._opened_now,
-    Reopened: Room._opened_now,
-    Paused: Room._paused,
-    Resumed: Room._resumed,
-    Closed: Room._closed,
-    Deleted: lambda room, record: None,
-    Messaged: Room._messaged,
-    Joined: Room._joined,
-    Released: Room._released_now,
-    Left: Room._left,
-    Completed: Room._completed,
-}
+
+def _input_when_claim_is_over(ledger: Ledger, arrival: int) -> str:
+    if ledger.settings.redemption == "offline":
+        return "claim_over_offline"
+    return "claim_over_first" if ledger.register.releases(arrival) == 1 else "claim_over_again"
+
+
+# Each window: where its deadlines are, how much later it ends than said, and what happens to whom it ends for.
+_WINDOWS: Mapping[str, tuple[Callable[[Ledger], Deadlines], int, Callable[[Ledger, int], str]]] = MappingProxyType(
+    {
+        "claim": (lambda ledger: ledger.claims, CLAIM_LEEWAY_MS, _input_when_claim_is_over),
+        "session": (lambda ledger: ledger.sessions, 0, lambda ledger, arrival: "session_over"),
+        "grace": (lambda ledger: ledger.graces, 0, lambda ledger, arrival: "grace_over"),
+    }
+)
+
+_END_RECORDS: Mapping[str, Callable[[Room, int, int], Record]] = MappingProxyType(
+    {
+        "lapsed": lambda room, arrival, now: Lapsed(room.event_id, now, arrival),
+        "expired absent": lambda room, arrival, now: Expired(room.event_id, now, arrival, "absent"),
+        "expired unclaimed": lambda room, arrival, now: Expired(room.event_id, now, arrival, "unclaimed"),
+        "expired session": lambda room, arrival, now: Expired(room.event_id, now, arrival, "session"),
+        "redeemed": lambda room, arrival, now: room._redemption(arrival, "", None, ASSUMED, 0, now),
+    }
+)

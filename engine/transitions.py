@@ -98,11 +98,17 @@ VISITOR_INPUTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             completed="! pass_used completed",
         ),
         "extend_claim": _row(
-            "! not_active ended", lobby="! not_active lobby", waiting="! not_active waiting", parked="! not_active parked"
+            "! not_active ended",
+            lobby="! not_active lobby",
+            waiting="! not_active waiting",
+            parked="! not_active parked",
         )
         | {"ready": "extended", "active": "! not_active redeemed", "expired": "! gone expired"},
         "extend_session": _row(
-            "! not_active ended", lobby="! not_active lobby", waiting="! not_active waiting", parked="! not_active parked"
+            "! not_active ended",
+            lobby="! not_active lobby",
+            waiting="! not_active waiting",
+            parked="! not_active parked",
         )
         | {"ready": "! not_active ready", "active": "extended", "expired": "! gone expired"},
         "complete": _row(
@@ -137,7 +143,7 @@ _OPENING = frozenset(("queueing", "lobby", "lobby_opens_at_ms", "opens_at_ms"))
 FIXED: Mapping[str, Callable[[str], bool]] = MappingProxyType(
     {
         "draft": lambda name: False,
-        "lobby": lambda name: name in ("queueing", "lobby", "lobby_opens_at_ms"),
+        "lobby": lambda name: name in ("queueing", "lobby"),
         "open": lambda name: name in _OPENING,
         "paused": lambda name: name in _OPENING,
         "closed": lambda name: name not in TEXTS,

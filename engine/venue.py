@@ -71,21 +71,27 @@ class Venue:
 
     def drain(self) -> Ready:
         """Hand over records and notices together; writes a checkpoint when one is due."""
-        if self.outbox.lsn - self._checkpoint_lsn >= CHECKPOINT_EVERY:
+        if self.outbox.lsn - self._checkpoint_lsn >= CHECKPOINT_EVERY and not self._is_drawing():
             record = Checkpoint(self.outbox.last_ms, self.digest())
             self.outbox.write(record)
             self._checkpoint_lsn = self.outbox.lsn
         return self.outbox.drain()
 
+    def _is_drawing(self) -> bool:
+        """Return whether a draw is half written: replay writes it at once, so the digest has to wait for its end."""
+        return any(room.ledger.undrawn() for room in self.rooms.values())
+
     def digest(self) -> int:
         """Return the digest of all rooms: a sum mod 2⁶⁴; O(events)."""
-        return sum(room.register.digest() for room in self.rooms.values()) & DIGEST_MASK
+        return sum(room.ledger.register.digest() for room in self.rooms.values()) & DIGEST_MASK
 
     def apply(self, record: Record) -> None:
         """Take in one record from the log, the same code that ran when it was decided."""
         act = _OF_THE_VENUE.get(type(record))
         if act is None:
-            self._room_of(record).apply(record)
+            ledger = self._room_of(record).ledger
+            ledger.apply(record)
+            ledger.draw_all()
         else:
             act(self, record)
         self.outbox.count(record)
@@ -93,7 +99,7 @@ class Venue:
     def _started(self, record: Started) -> None:
         self.epoch = record.epoch
         for room in self.rooms.values():
-            room.started(record.at_ms, record.gap)
+            room.ledger.started(record)
 
     def _checked(self, record: Checkpoint) -> None:
         self._checkpoint_lsn = self.outbox.lsn + 1
@@ -101,7 +107,7 @@ class Venue:
             raise Damaged(f"LSN {self._checkpoint_lsn}: the state differs from the digest in the log")
 
     def _deleted(self, record: Deleted) -> None:
-        self._room_of(record).apply(record)
+        self._room_of(record).ledger.apply(record)
         self._delete(record.event_id)
 
     def _room_of(self, record: Any) -> Room:
@@ -126,7 +132,7 @@ class Venue:
         """
         facts = {"epoch": self.epoch, "last_ms": self.outbox.last_ms, "checkpoint_lsn": self._checkpoint_lsn}
         facts["lsn"] = self.outbox.lsn
-        return _parts(facts, [room.capture() for room in self.rooms.values()])
+        return _parts(facts, [room.ledger.capture() for room in self.rooms.values()])
 
     def load(self, parts: Iterable[Any]) -> None:
         """Take up captured parts into an empty venue; raises Damaged when they do not add up."""
@@ -137,14 +143,14 @@ class Venue:
         self.outbox.lsn, self.outbox.last_ms = facts["lsn"], facts["last_ms"]
         for facts, body in _by_room(run):
             room = self._new_room(facts["event_id"])
-            room.load(facts, body, self.outbox.last_ms)
+            room.ledger.load(facts, body, self.outbox.last_ms)
             self.rooms[room.event_id] = room
 
     def check(self) -> None:
         """Assert the invariants of every room; O(n), for tests and `stanchion verify`."""
         for event_id, room in self.rooms.items():
             assert room.event_id == event_id
-            room.check()
+            room.ledger.check()
 
 
 _OF_THE_VENUE: Mapping[type[Record], Callable[[Venue, Any], None]] = {

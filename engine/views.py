@@ -22,7 +22,7 @@ class Place(NamedTuple):
     `number` is None in the lobby; `position` is 1-based and None unless waiting; `waiting` counts the whole line;
     `estimate` is None unless waiting. `window_ms` is what is left of the claim window or the session and `limit_ms` of
     the most it may be extended to, None where nothing runs; `release` counts how often the place was let in.
-    `generation` is that of the holder now; `fresh` says that this call made the place, `proven` that the caller holds it.
+    `generation` is that of the holder now; `fresh`: this call made the place; `proven`: the caller holds it.
     """
 
     event_id: str
@@ -44,6 +44,27 @@ class Place(NamedTuple):
     version: int
     fresh: bool
     proven: bool
+
+
+class Session(NamedTuple):
+    """A stay in the booking flow, as the site is told of it.
+
+    `status` is active, or completed while the exit grace lasts. `began_wall_ms` is the Unix time of the redeem,
+    `length_ms` and `limit_length_ms` what was promised then; `left_ms` is what is left now.
+    """
+
+    event_id: str
+    user_id: str
+    arrival: int
+    number: int
+    status: str
+    jti: str
+    began_wall_ms: int
+    length_ms: int
+    limit_length_ms: int
+    left_ms: int
+    limit_left_ms: int
+    version: int
 
 
 class DrawView(NamedTuple):
@@ -100,7 +121,7 @@ class Fairness(NamedTuple):
     """How fair the line has been, counted from the same records that made it.
 
     `overtaken` counts automatic releases that came after a later number of the same level had been let in, by the
-    reason that explains each ("returned", "admitted", "readmitted"; "unexplained" must stay 0: that is an inversion).
+    reason that explains each ("returned", "readmitted"; "unexplained" must stay 0: that is an inversion).
     `skipped` counts turns not taken, by reason; `overshoot` is the most a release ever took the cap over (0 by rule).
     """
 
@@ -116,11 +137,15 @@ class Fairness(NamedTuple):
 
 
 class ReleaseResult(NamedTuple):
-    """What a release did; `limited_by` names what kept it below what was asked: line, capacity, or None."""
+    """What a release did; `limited_by` names what kept it below what was asked: line, capacity, or None.
+
+    `more` says that only a slice of it is done, and that asking again for the rest may find more.
+    """
 
     released: int
     stepped_over: int
     limited_by: str | None
+    more: bool
     version: int
 
 

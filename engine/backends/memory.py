@@ -10,17 +10,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from engine import pacing
-from engine.actor import By
+from engine import answering
+from engine.actor import By, Entrant, Holder, Whom
 from engine.backend import BackendStatus, Capabilities, check_settings
+from engine.draw import secret_of
 from engine.errors import Refused, StorageFailed
 from engine.records import Record
 from engine.room import Room
 from engine.venue import Venue
-from engine.views import EventView, Notice, Place, Ranking, ReleaseResult, Stats
+from engine.views import EventView, Fairness, Notice, Place, Ranking, ReleaseResult, Session, Stats
 
 PACER = By("pacer")
 LONGEST_NAP_MS = 250
+ROOMS_PER_TURN = 100
 
 
 class Journal(Protocol):
@@ -66,18 +68,33 @@ class Journal(Protocol):
 
 
 class MemoryBackend:
-    """The line in this process. `clock_ms` is monotonic, `wall_ms` Unix time for display."""
+    """The line in this process.
+
+    `clock_ms` is monotonic, `wall_ms` Unix time for display, `draw_key` what the secrets of draws are made of.
+    """
 
     capabilities = Capabilities(
-        exact_rank=True, durable=True, survives="SIGKILL and power loss", records=True, snapshots=True
+        exact_rank=True,
+        durable=True,
+        survives="SIGKILL and power loss",
+        records=True,
+        snapshots=True,
+        draw=True,
+        presence=True,
+        signed_joins=True,
+        offline_redemption=True,
     )
 
-    def __init__(self, journal: Journal, clock_ms: Callable[[], int], wall_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, journal: Journal, clock_ms: Callable[[], int], wall_ms: Callable[[], int], draw_key: bytes
+    ) -> None:
         self.venue = Venue()
+        self._draw_key = draw_key
         self._journal = journal
         self._clock_ms = clock_ms
         self._wall_ms = wall_ms
         self._clock_offset_ms = 0
+        self._wall_ahead_ms = 0
         self._subscribers: list[_Subscriber] = []
         self._undelivered: list[Notice] = []
 
@@ -93,6 +110,7 @@ class MemoryBackend:
         self.venue.outbox.drain()
         self._clock_offset_ms = (self.venue.outbox.last_ms or self._wall_ms()) - self._clock_ms()
         await self._journal.start()
+        self._wall_ahead_ms = self._wall_ms() - self._now_ms()
         self.venue.start(self._journal.epoch, self._now_ms(), self._wall_ms(), self._journal.lost)
         await self._commit()
 
@@ -101,37 +119,101 @@ class MemoryBackend:
             subscriber.end()
         await self._journal.close()
 
-    # ---- visitors and the site -------------------------------------------------------------------------
+    # ---- visitors -----------------------------------------------------------------------------------
 
-    async def join(self, event_id: str, user_id: str, proof: int, level: int = 0) -> Place:
+    async def join(self, event_id: str, entrant: Entrant) -> Place:
         room = self.venue.room(event_id)
         self._may_write(essential=False)
-        place = room.join(user_id, proof, self._now_ms(), level)
+        place = room.join(entrant, self._now_ms())
         await self._commit()
         return place
 
-    async def place(self, event_id: str, arrival: int, user_id: str) -> Place:
-        place = self.venue.room(event_id).held_place(arrival, user_id)
+    async def place(self, event_id: str, holder: Holder) -> Place:
+        place = self.venue.room(event_id).held_place(holder, self._now_ms())
         await self._durable(place.version)
         return place
 
-    async def touch(self, event_id: str, arrival: int, user_id: str, *, visible: bool = True) -> Place:
-        room = self.venue.room(event_id)
-        room.touch(arrival, user_id, self._now_ms())
-        place = room.held_place(arrival, user_id)
-        await self._durable(place.version)
+    async def touch(self, event_id: str, holder: Holder, *, visible: bool = True) -> Place:
+        place = self._room_to_touch(event_id).touch(holder, self._now_ms(), visible=visible)
+        await self._commit()
         return place
 
-    async def leave(self, event_id: str, arrival: int, user_id: str) -> None:
+    def _room_to_touch(self, event_id: str) -> Room:
+        """Return a room; a touch may bring somebody back, which is a record, so it may be refused like one."""
         room = self.venue.room(event_id)
-        self._may_write(essential=True)
-        room.leave(arrival, user_id, self._now_ms())
+        if room.ledger.graces.at_ms:
+            self._may_write(essential=True)
+        return room
+
+    async def leave(self, event_id: str, holder: Holder) -> None:
+        self._essential_room(event_id).leave(holder, self._now_ms())
         await self._commit()
 
-    async def complete(self, event_id: str, user_id: str, outcome: str, actor: str) -> Place:
+    async def extend_claim(self, event_id: str, holder: Holder) -> Place:
+        return await self._spoken(self._essential_room(event_id).extend_claim(holder, self._now_ms()))
+
+    async def transfer(self, event_id: str, holder: Holder, proof: int) -> Place:
+        return await self._spoken(self._essential_room(event_id).transfer(holder, proof, self._now_ms()))
+
+    async def readmit(self, event_id: str, holder: Holder, epoch: int, issued_ms: int) -> Place:
+        room = self.venue.room(event_id)
+        self._may_write(essential=False)
+        return await self._spoken(room.readmit(holder, epoch, issued_ms, self._now_ms()))
+
+    # ---- the site and the operator about one visitor --------------------------------------------------
+
+    async def redeem(
+        self, event_id: str, number: int, release: int, subject: str, jti: str, request: str | None, actor: str
+    ) -> Session:
+        room, now_ms = self._essential_room(event_id), self._now_ms()
+        wall_ms = now_ms + self._wall_ahead_ms
+        session = room.redeem(number, release, subject, jti, request, actor, wall_ms, now_ms)
+        await self._commit()
+        return session
+
+    async def session(self, event_id: str, whom: Whom) -> Session | None:
+        room = self.venue.room(event_id)
+        session = answering.session(room.ledger, room.find(whom), self._now_ms())
+        await self._durable(self.venue.outbox.lsn)
+        return session
+
+    async def extend_session(self, event_id: str, whom: Whom, actor: str) -> Session:
+        session = self._essential_room(event_id).extend_session(whom, actor, self._now_ms())
+        await self._commit()
+        return session
+
+    async def complete(self, event_id: str, whom: Whom, outcome: str, actor: str) -> Place:
+        return await self._spoken(self._essential_room(event_id).complete(whom, outcome, actor, self._now_ms()))
+
+    async def admit(self, event_id: str, whom: Whom, by: By) -> Place:
+        return await self._spoken(self._essential_room(event_id).admit(whom, by, self._now_ms()))
+
+    async def remove(self, event_id: str, whom: Whom, by: By, *, ban: bool = False) -> Place:
+        room = self._essential_room(event_id)
+        try:
+            place = room.remove(whom, by, self._now_ms(), ban=ban)
+        except Refused:
+            await self._commit()  # a ban is recorded even where there was no place to take away
+            raise
+        return await self._spoken(place)
+
+    async def find(self, event_id: str, whom: Whom) -> Place:
+        room = self.venue.room(event_id)
+        return await self._spoken(answering.place(room.ledger, room.find(whom), self._now_ms()))
+
+    async def visitors(self, event_id: str, status: str | None, after_arrival: int, limit: int) -> list[Place]:
+        ledger = self.venue.room(event_id).ledger
+        places = answering.visitors(ledger, status, after_arrival, limit, self._now_ms())
+        await self._durable(self.venue.outbox.lsn)
+        return places
+
+    def _essential_room(self, event_id: str) -> Room:
+        """Return a room to write what may not be held up by a disk that is filling."""
         room = self.venue.room(event_id)
         self._may_write(essential=True)
-        place = room.complete(user_id, outcome, actor, self._now_ms())
+        return room
+
+    async def _spoken(self, place: Place) -> Place:
         await self._commit()
         return place
 
@@ -142,24 +224,45 @@ class MemoryBackend:
 
     async def tick(self) -> int:
         nap_ms = LONGEST_NAP_MS
-        for room in list(self.venue.rooms.values()):
-            if room.next_release_ms(self._now_ms()) == 0 and not self._journal.refusal(essential=True):
+        for turn, room in enumerate(list(self.venue.rooms.values()), 1):
+            await self._draw(room)
+            await self._expire(room)
+            if answering.next_release_ms(room.ledger, self._now_ms()) == 0 and not self._refuses_everything():
                 due = room.tick(self._now_ms())
                 if due:
                     await self._release(room, due, PACER, manual=False)
-            nap_ms = min(nap_ms, room.next_release_ms(self._now_ms()) or nap_ms)
+            nap_ms = min(nap_ms, answering.next_release_ms(room.ledger, self._now_ms()) or nap_ms)
+            if turn % ROOMS_PER_TURN == 0:
+                await asyncio.sleep(0)
         return nap_ms
+
+    async def _draw(self, room: Room) -> None:
+        """Write the rows of a draw that has begun, letting others run in between."""
+        while room.ledger.draw_step():
+            await asyncio.sleep(0)
+
+    async def _expire(self, room: Room) -> None:
+        """End what has run out, in slices."""
+        more = True
+        while more and not self._refuses_everything():
+            more = room.expire(self._now_ms())
+            if self.venue.outbox.records:
+                await self._commit()
+
+    def _refuses_everything(self) -> bool:
+        return self._journal.refusal(essential=True) is not None
 
     async def _release(self, room: Room, count: int, by: By, *, manual: bool) -> ReleaseResult:
         """Release in slices of one moment, letting others run in between; what was begun under a key is completed."""
-        now_ms, released = self._now_ms(), room.released_under(by.request)
+        now_ms, released, stepped_over = self._now_ms(), room.released_under(by.request), 0
         while True:
             self._may_write(essential=True)
-            slice_ = room.release(max(0, min(count - released, pacing.SLICE)), by, now_ms, manual=manual)
+            slice_ = room.release(max(0, count - released), by, now_ms, manual=manual)
             released += slice_.released
+            stepped_over += slice_.stepped_over
             await self._commit()
-            if slice_.limited_by or slice_.released < pacing.SLICE or released == count:
-                return slice_._replace(released=released)
+            if not slice_.more:
+                return slice_._replace(released=released, stepped_over=stepped_over)
 
     # ---- events -------------------------------------------------------------------------------------
 
@@ -172,10 +275,19 @@ class MemoryBackend:
         created, _ = self.venue.configure(event_id, changes, by, self._now_ms(), replace=replace)
         return await self._view(self.venue.room(event_id)), created
 
-    async def control(self, event_id: str, action: str, by: By, outcome: str | None = None) -> EventView:
-        room = self.venue.room(event_id)
-        self._may_write(essential=True)
-        room.control(action, by, self._now_ms(), outcome)
+    async def control(
+        self, event_id: str, action: str, by: By, outcome: str | None = None, beacon: str | None = None
+    ) -> EventView:
+        room = self._essential_room(event_id)
+        draw = room.ledger.draw
+        draw_id = (
+            f"{self.venue.epoch}-{self.venue.outbox.lsn + 1}" if draw is None or action == "lobby" else draw.draw_id
+        )
+        secret = secret_of(self._draw_key, event_id, draw_id)
+        about = {"outcome": outcome, "draw_id": draw_id, "secret": secret, "beacon": beacon}
+        room.control(action, by, self._now_ms(), **about)
+        await self._commit()
+        await self._draw(room)
         return await self._view(room)
 
     async def tell(self, event_id: str, text: str, by: By) -> EventView:
@@ -194,32 +306,43 @@ class MemoryBackend:
         return await self._view(self.venue.room(event_id))
 
     async def events(self) -> list[EventView]:
-        views = [room.view() for _, room in sorted(self.venue.rooms.items())]
+        views = [answering.view(room.ledger) for _, room in sorted(self.venue.rooms.items())]
         await self._durable(self.venue.outbox.lsn)
         return views
 
     async def stats(self, event_id: str) -> Stats:
-        stats = self.venue.room(event_id).stats(self._now_ms())
+        stats = answering.stats(self.venue.room(event_id).ledger, self._now_ms())
         await self._durable(stats.version)
         return stats
 
+    async def fairness(self, event_id: str) -> Fairness:
+        fairness = answering.fairness(self.venue.room(event_id).ledger)
+        await self._durable(fairness.version)
+        return fairness
+
+    async def draw_entries(self, event_id: str, after_number: int, limit: int) -> list[tuple[int, int]]:
+        room = self.venue.room(event_id)
+        await self._draw(room)
+        await self._durable(self.venue.outbox.lsn)
+        return answering.draw_entries(room.ledger, after_number, limit)
+
     async def _view(self, room: Room) -> EventView:
-        view = room.view()
+        view = answering.view(room.ledger)
         await self._commit()
         return view
 
     def _check_revision(self, event_id: str, revision: int | None) -> None:
         room = self.venue.rooms.get(event_id)
-        if revision is not None and (room is None or room.revision != revision):
+        if revision is not None and (room is None or room.ledger.revision != revision):
             raise Refused("precondition_failed", "the event was changed meanwhile; read it again")
 
     # ---- push -----------------------------------------------------------------------------------------
 
     def ranks(self, event_id: str, arrivals: Sequence[int]) -> Ranking:
-        return self.venue.room(event_id).ranks(arrivals)
+        return answering.ranks(self.venue.room(event_id).ledger, arrivals)
 
     def line_order(self, event_id: str, arrival: int) -> int:
-        return self.venue.room(event_id).order(arrival)
+        return answering.order(self.venue.room(event_id).ledger, arrival)
 
     async def notices(self) -> AsyncIterator[Sequence[Notice]]:
         subscriber = _Subscriber()
