@@ -175,7 +175,7 @@ class Backend(Protocol):
         """
 
     def line_order(self, event_id: str, arrival: int) -> int:
-        """Return a number that sorts this arrival by its place in line; only LineDrawn changes it. Raises Refused for nobody."""
+        """Return a number that sorts this arrival by its place in line; only a draw changes it. Raises Refused."""
 
     def notices(self) -> AsyncIterator[Sequence[Notice]]:
         """Yield what changed, once it is durable, for as long as the backend runs."""

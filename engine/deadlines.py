@@ -30,7 +30,7 @@ class Deadlines:
         self.at_ms.pop(arrival, None)
 
     def due(self, now_ms: int) -> int | None:
-        """Return an arrival whose deadline has come, the earliest first, None when there is none; O(log n) amortised."""
+        """Return the arrival whose deadline came first, None when none has come; O(log n) amortised."""
         heap, at_ms = self._heap, self.at_ms
         while heap and heap[0] >> _ARRIVAL_BITS <= now_ms:
             arrival = heap[0] & _ARRIVAL_MASK

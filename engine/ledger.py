@@ -11,7 +11,6 @@ step, and everything else, replay included, finishes the draw first (`draw_all`)
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
 

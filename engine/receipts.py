@@ -29,7 +29,7 @@ class Join(NamedTuple):
 
 
 class ReceiptClaims(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True):
-    """What a receipt says: `sub` is who (engine.identities.subject_of), `iat` Unix seconds, `number` None in the lobby."""
+    """What a receipt says: `sub` is who (subject_of), `iat` Unix seconds, `number` None in the lobby."""
 
     iss: str
     ev: str

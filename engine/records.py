@@ -65,7 +65,7 @@ class LobbyOpened(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """The event opened. `seed`, `beacon` (its value) and `count` are those of the lobby's draw; "" and 0 without one."""
+    """The event opened. `seed`, `beacon` (its value) and `count` are those of the lobby's draw; "", None, 0 without."""
 
     event_id: str
     at_ms: int

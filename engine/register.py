@@ -1,10 +1,10 @@
 """The register: everyone who ever joined one event, one row per arrival, kept in columns.
 
 Row `arrival` holds who it is, the order key, the status, its marks (how a place ended, how often it was let in), the
-proof of holding, when they joined and when it ended. Columns of machine integers instead of a row object each keep a waiting visitor
-under 300 bytes and leave the garbage collector nothing to walk. All columns but `status` and `marks` only grow at the
-end (or are replaced as a whole, by a draw), so that a point-in-time view of a million rows costs one copy of two
-million bytes.
+proof of holding, when they joined and when it ended. Columns of machine integers instead of a row object each keep a
+waiting visitor under 300 bytes and leave the garbage collector nothing to walk. All columns but `status` and `marks`
+only grow at the end (or are replaced as a whole, by a draw), so that a point-in-time view of a million rows costs one
+copy of two million bytes. What else changes in place is written again by the records that come after such a view.
 
 Arrival and queue number are the same unless a lobby was drawn: `drawn` then tells whose a number is.
 """

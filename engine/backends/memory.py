@@ -134,16 +134,12 @@ class MemoryBackend:
         return place
 
     async def touch(self, event_id: str, holder: Holder, *, visible: bool = True) -> Place:
-        place = self._room_to_touch(event_id).touch(holder, self._now_ms(), visible=visible)
+        room = self.venue.room(event_id)
+        if holder.arrival in room.ledger.graces.at_ms:  # a touch that brings somebody back is a record
+            self._may_write(essential=True)
+        place = room.touch(holder, self._now_ms(), visible=visible)
         await self._commit()
         return place
-
-    def _room_to_touch(self, event_id: str) -> Room:
-        """Return a room; a touch may bring somebody back, which is a record, so it may be refused like one."""
-        room = self.venue.room(event_id)
-        if room.ledger.graces.at_ms:
-            self._may_write(essential=True)
-        return room
 
     async def leave(self, event_id: str, holder: Holder) -> None:
         self._essential_room(event_id).leave(holder, self._now_ms())
@@ -238,8 +234,10 @@ class MemoryBackend:
 
     async def _draw(self, room: Room) -> None:
         """Write the rows of a draw that has begun, letting others run in between."""
-        while room.ledger.draw_step():
+        more = room.ledger.draw_step()
+        while more:
             await asyncio.sleep(0)
+            more = room.ledger.draw_step()
 
     async def _expire(self, room: Room) -> None:
         """End what has run out, in slices."""
@@ -284,8 +282,8 @@ class MemoryBackend:
             f"{self.venue.epoch}-{self.venue.outbox.lsn + 1}" if draw is None or action == "lobby" else draw.draw_id
         )
         secret = secret_of(self._draw_key, event_id, draw_id)
-        about = {"outcome": outcome, "draw_id": draw_id, "secret": secret, "beacon": beacon}
-        room.control(action, by, self._now_ms(), **about)
+        now_ms = self._now_ms()
+        room.control(action, by, now_ms, outcome=outcome, draw_id=draw_id, secret=secret, beacon=beacon)
         await self._commit()
         await self._draw(room)
         return await self._view(room)
