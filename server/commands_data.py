@@ -45,7 +45,7 @@ def verify(folder: Folder, as_json: Json = False) -> int:
         try:
             with bar("rebuilding") as progress:
                 venue = rebuild(storage, progress)
-            events, visitors = len(venue.rooms), sum(len(room.register) for room in venue.rooms.values())
+            events, visitors = len(venue.rooms), sum(len(room.ledger.register) for room in venue.rooms.values())
         except (Damaged, AssertionError) as error:
             where = traceback.extract_tb(error.__traceback__)[-1].name
             damage.append(f"replay: {str(error) or f'an invariant does not hold ({where})'}")
