@@ -12,18 +12,15 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
-import aiohttp
 import msgspec
 
-from engine.errors import Damaged, NotPermitted, Unreachable, UsageError
+from engine.errors import Damaged, UsageError
+from server.public_client import CHUNK_BYTES, stream, whole
 from server.terminal import bar
 
 MOST_ENTRIES = 10_000_000
 LONGEST_LINE_BYTES = 200
 LONGEST_HEAD_BYTES = 16 << 10
-CHUNK_BYTES = 64 << 10
-TIMEOUT = aiohttp.ClientTimeout(total=3600, sock_connect=10, sock_read=30)
-HEADERS = {"User-Agent": "stanchion-cli", "Accept": "application/json, application/x-ndjson"}
 EVENT_PATH = re.compile(r".*/v1/events/[^/]+")
 
 Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -185,9 +182,7 @@ def _decode_draw(head: bytes) -> PublishedDraw:
 
 
 async def _fetch_draw(url: str) -> PublishedDraw:
-    head = bytearray()
-    await _fetch(f"{url}/draw", lambda chunk: _extend(head, chunk))
-    return _decode_draw(bytes(head))
+    return _decode_draw(await whole(f"{url}/draw", LONGEST_HEAD_BYTES))
 
 
 async def _fetch_entries(url: str, entries: Entries, count: int, progress: Progress) -> None:
@@ -195,43 +190,4 @@ async def _fetch_entries(url: str, entries: Entries, count: int, progress: Progr
         entries.feed(chunk)
         progress(len(entries.arrivals), count)
 
-    await _fetch(f"{url}/draw/entries", take)
-
-
-async def _fetch(url: str, take: Callable[[bytes], None]) -> None:
-    """Give the body of an answer to `take`, piece by piece."""
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=TIMEOUT, headers=HEADERS) as session,
-            session.get(url, max_redirects=3) as response,
-        ):
-            if response.status != 200:
-                raise _refusal(url, response.status, await response.content.read(LONGEST_HEAD_BYTES))
-            async for chunk in response.content.iter_chunked(CHUNK_BYTES):
-                take(chunk)
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise Unreachable(f"{url} does not answer: {_plain(str(error)) or type(error).__name__}") from None
-
-
-def _extend(head: bytearray, chunk: bytes) -> None:
-    head += chunk
-    if len(head) > LONGEST_HEAD_BYTES:
-        raise Damaged(f"what should be the draw is longer than {LONGEST_HEAD_BYTES} bytes")
-
-
-class _Problem(msgspec.Struct):
-    code: str
-    detail: str
-
-
-def _refusal(url: str, status: int, answer: bytes) -> NotPermitted | Unreachable:
-    try:
-        problem = msgspec.json.decode(answer, type=_Problem)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return Unreachable(f"{url} does not answer as Stanchion does: status {status}, {answer[:80]!r}")
-    return NotPermitted(f"{_plain(problem.detail)} ({status} {_plain(problem.code)})")
-
-
-def _plain(text: str) -> str:
-    """Return a stranger's text without what a terminal would obey."""
-    return "".join(char if char.isprintable() else " " for char in text)
+    await stream(f"{url}/draw/entries", take)

@@ -111,6 +111,7 @@ def test_any_count_is_drawn_whatever_the_number_of_buckets(count: int) -> None:
 def test_the_number_of_buckets_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draw_module, "MOST_BUCKET_BITS", 2)
     arrivals = list(range(1, 5000))
+    assert len(Drawing(SEED, arrivals)._buckets) == 4
     assert [arrival for arrival, _ in drawn(SEED, arrivals, 100)] == order(SEED, arrivals)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from engine.draw import ALGORITHM, Drawing, commitment_of, entries_digest, mixed, secret_of
+from engine.errors import Damaged
 from server import draw_source
 from server.cli import run
 from server.commands_verify import WITHOUT_BEACON
@@ -330,6 +331,13 @@ def test_there_is_an_end_to_what_is_read(verify: Verify, file: Path, monkeypatch
     assert verify("--draw", write(file, lines)).code == 0
     told = verify("--draw", write(file, [*lines, {"arrival": 1, "number": 1}]))
     assert told.code == 65 and "more than 1000 lines" in told.err
+
+
+def test_a_line_without_an_end_is_not_kept() -> None:
+    entries = draw_source.Entries()
+    with pytest.raises(Damaged, match="line 1 of the entries is longer"):
+        for _ in range(2):
+            entries.feed(b"x" * 150)
 
 
 @pytest.mark.parametrize(
