@@ -6,9 +6,9 @@ HS256 through OpenSSL costs three times as much on the join path. Form:
 
     base64url( version (1 byte) ‖ key id (4 bytes) ‖ tag (20 bytes) ‖ claims (a JSON array) )
 
-The tag covers claims under the secret that version and key id name and under the personalisation of the kind, so
-no kind can stand in for another even where two are given the same secret, and it is compared before anything
-behind it is read. What others check as well (passes, receipts) is signed instead: engine/signatures.py.
+The tag covers version, key id and claims under the personalisation of the kind, so no kind can stand in for another
+even where two are given the same secret, and it is compared before anything behind it is read. What others check as
+well (passes, receipts) is signed instead: engine/signatures.py.
 """
 
 from binascii import Error as Base64Error
@@ -98,9 +98,9 @@ class _Kind(Generic[Claims]):
         for key_id, secret in secrets.items():
             if len(secret) < SHORTEST_SECRET:
                 raise ValueError(f"the key {key_id!r} of {name}s is shorter than {SHORTEST_SECRET} bytes")
-        # A copy of a MAC that has its key costs less than half of a new one.
+        # A copy of a MAC that has its key and head costs half of a new one.
         self._mac_of_head = {
-            _head(key_id): blake2b(digest_size=TAG_BYTES, key=secret[:64], person=person)
+            _head(key_id): blake2b(_head(key_id), digest_size=TAG_BYTES, key=secret[:64], person=person)
             for key_id, secret in secrets.items()
         }
         if len(self._mac_of_head) < len(secrets):
