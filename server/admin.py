@@ -14,7 +14,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from functools import partial, wraps
 from hashlib import blake2b
-from typing import Any, Protocol, TypeAlias
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 from aiohttp import hdrs, web
@@ -35,14 +36,26 @@ NDJSON = "application/x-ndjson"
 WRITE_TIMEOUT_S = 30.0
 _ETAG = re.compile(r'"([0-9]{1,15})"')
 _Json: TypeAlias = dict[str, Any]
+Role: TypeAlias = Literal["viewer", "operator", "owner"]
+Guard: TypeAlias = Callable[[web.BaseRequest], str]
 AdminHandler: TypeAlias = Callable[[Call, str], Awaitable[Answer | web.StreamResponse]]
 
 
+# What a key must be good for at the least, where a row does not say: reading, acting on events, all the rest.
+ROLE_OF_METHOD: Mapping[str, Role] = MappingProxyType({"GET": "viewer", "DELETE": "owner"})
+
+
 class AdminGate(Protocol):
-    """Whoever knows the admin keys."""
+    """Whoever knows the admin keys. Each call returns the name of the key's owner, and raises Refused."""
 
     def admin(self, request: web.BaseRequest) -> str:
-        """Return the name of the key's owner; raises Refused when there is none."""
+        """Take any admin key."""
+
+    def operator(self, request: web.BaseRequest) -> str:
+        """Take a key of role operator or owner."""
+
+    def owner(self, request: web.BaseRequest) -> str:
+        """Take a key of role owner."""
 
 
 class AdminApi:
@@ -52,7 +65,7 @@ class AdminApi:
         self, backend: Backend, gate: AdminGate, clock: Callable[[], float], warnings: Sequence[str] = ()
     ) -> None:
         self._backend = backend
-        self._gate = gate
+        self._guards = {"viewer": gate.admin, "operator": gate.operator, "owner": gate.owner}
         self._once = OnceOnly(clock)
         self._warnings = list(warnings)
 
@@ -61,7 +74,7 @@ class AdminApi:
         return [*self._event_routes(), *self._action_routes(), *self._reading_routes()]
 
     def _event_routes(self) -> list[Route]:
-        row, event = self._row, {200: wire.AdminEvent}
+        row, event = self.row, {200: wire.AdminEvent}
         changing: dict[str, Any] = {
             "body": _Json,
             "body_schema": wire.SettingsChange,
@@ -88,7 +101,7 @@ class AdminApi:
 
     def _action_routes(self) -> list[Route]:
         def post(path: str, handler: AdminHandler, summary: str, body: Any, answer: Any = wire.AdminEvent) -> Route:
-            return self._row("POST", path, handler, summary, {200: answer}, body=body, problems=(409,), headers=_ONCE)
+            return self.row("POST", path, handler, summary, {200: answer}, body=body, problems=(409,), headers=_ONCE)
 
         opening, pausing, closing = wire.OpenRequest, wire.PauseRequest, wire.CloseRequest
         return [
@@ -104,13 +117,23 @@ class AdminApi:
                 wire.ReleaseAnswer,
             ),
             post(f"{EVENT}/message", self.tell, "Set the message to everybody in line", wire.MessageRequest),
-            post("/v1/admin/snapshot", self.snapshot, "Write a snapshot", wire.SnapshotRequest, wire.SnapshotAnswer),
+            self.row(
+                "POST",
+                "/v1/admin/snapshot",
+                self.snapshot,
+                "Write a snapshot",
+                {200: wire.SnapshotAnswer},
+                role="owner",
+                body=wire.SnapshotRequest,
+                problems=(409,),
+                headers=_ONCE,
+            ),
         ]
 
     def _reading_routes(self) -> list[Route]:
         return [
-            self._row("GET", f"{EVENT}/stats", self.stats, "The counts of an event", {200: wire.StatsAnswer}),
-            self._row(
+            self.row("GET", f"{EVENT}/stats", self.stats, "The counts of an event", {200: wire.StatsAnswer}),
+            self.row(
                 "GET",
                 f"{EVENT}/records",
                 self.records,
@@ -119,10 +142,10 @@ class AdminApi:
                 query=wire.RecordsQuery,
                 content_type=NDJSON,
             ),
-            self._row("GET", "/v1/admin/status", self.status, "How the server fares", {200: wire.StatusAnswer}),
+            self.row("GET", "/v1/admin/status", self.status, "How the server fares", {200: wire.StatusAnswer}),
         ]
 
-    def _row(
+    def row(
         self,
         method: str,
         path: str,
@@ -130,30 +153,34 @@ class AdminApi:
         summary: str,
         answers: Mapping[int, Any],
         *,
+        role: Role | None = None,
         problems: tuple[int, ...] = (),
         **more: Any,
     ) -> Route:
+        """Return a row that asks for an admin key of a role, by the method where it says none."""
+        needed = role or ROLE_OF_METHOD.get(method, "operator")
+        guard = self._guards[needed]
         return Route(
             method,
             path,
-            self._behind_gate(handler, once=method == "POST"),
+            self._behind_gate(handler, guard, once=method == "POST"),
             summary,
             answers,
             auth=Auth.ADMIN_KEY,
-            guard=self._gate.admin,
+            guard=guard,
             listener=Listener.ADMIN,
-            problems=problems,
+            problems=problems if needed == "viewer" else (*problems, 403),
             tag="admin",
             operation="" if "content_type" in more else handler.__name__,
             **more,
         )
 
-    def _behind_gate(self, handler: AdminHandler, *, once: bool) -> Handler:
+    def _behind_gate(self, handler: AdminHandler, guard: Guard, *, once: bool) -> Handler:
         """Return a handler that asks for the admin key first, and runs at most once where a key says so."""
 
         @wraps(handler)
         async def guarded(call: Call) -> Answer | web.StreamResponse:
-            actor = self._gate.admin(call.request)
+            actor = guard(call.request)
             key = idempotency_key_of(call.request) if once else None
             if key is None:
                 return await handler(call, actor)

@@ -27,13 +27,14 @@ KEYS_LIMIT = 1_000
 class Change(NamedTuple):
     """What a change leads to: all keys after it, the key it is about, and the text that is shown once ("" for none).
 
-    `what` is the word for the audit.
+    `what` is the word for the audit, `replaced` the keys that got an end by it.
     """
 
     what: str
     keys: tuple[Key, ...]
     key: Key
     text: str = ""
+    replaced: tuple[Key, ...] = ()
 
 
 class RingStore(Protocol):
@@ -246,7 +247,7 @@ class KeyRing:
         kept = [new.get(other.id, other) for other in self.live()]
         if len(kept) >= KEYS_LIMIT:
             raise Refused("conflict", f"a ring holds at most {KEYS_LIMIT} keys; revoke some", reason="too_many_keys")
-        return Change(what, (*kept, key), key, text)
+        return Change(what, (*kept, key), key, text, tuple(changed))
 
 
 def public_of(seed: bytes) -> bytes:

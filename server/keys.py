@@ -4,6 +4,7 @@ What kinds there are is said in `key_kinds`, how they change in `key_ring`, how 
 `key_files`; `gate` asks callers for them.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from server.key_files import KeyFolder
 from server.key_ring import KeyRing
 
 FOLDER = "keys"
+TURN_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -57,3 +59,10 @@ def open_ring(data: Path, wall_ms: Callable[[], int]) -> KeyRing:
     if folder.is_empty():
         raise BadConfiguration(f"{folder.place} holds no keys; they are made by the first start of the server")
     return KeyRing(folder.load(wall_ms()), wall_ms, folder)
+
+
+async def watch(ring: KeyRing) -> None:
+    """Let the ring notice when a key's turn or end has come; runs until it is cancelled."""
+    while True:
+        await asyncio.sleep(TURN_INTERVAL_S)
+        ring.turn()

@@ -28,6 +28,7 @@ from engine.backends.memory import MemoryBackend
 from engine.errors import BadConfiguration, Refused, StanchionError, StorageFailed
 from server import logs
 from server.admin import AdminApi
+from server.admin_keys import AdminKeys
 from server.answers import Answer
 from server.api import VisitorApi
 from server.app import App, HttpServer
@@ -35,7 +36,7 @@ from server.clockwork import Schedule, Snapshots, release_due
 from server.config import Config
 from server.gate import Gate
 from server.health import Health
-from server.keys import FOLDER, Keys, load_or_create
+from server.keys import FOLDER, Keys, load_or_create, watch
 from server.metrics import Metrics
 from server.openapi import document_routes
 from server.places import PlaceDesk
@@ -174,6 +175,7 @@ class Daemon:
         self._hub = Hub(backend, config.push_interval_ms)
         self._snapshots = Snapshots(backend, time.monotonic, config.snapshot_interval_s, config.snapshot_every_records)
         self._schedule = Schedule(backend, wall_ms)
+        self._ring = keys.ring
         self._servers: list[asyncio.Server] = []
         self._http: list[HttpServer] = []
         gate = Gate(keys.ring, time.monotonic, config.trusted_proxies)
@@ -181,9 +183,11 @@ class Daemon:
         updates = Updates(backend, desk, self._hub, origins, time.monotonic)
         self._health = Health(backend)
         self._metrics = Metrics(backend, self._hub)
+        admin = AdminApi(backend, gate, time.monotonic, weaker_than_default(config))
         routes = [
             *VisitorApi(backend, desk, gate, updates).routes(),
-            *AdminApi(backend, gate, time.monotonic, weaker_than_default(config)).routes(),
+            *admin.routes(),
+            *AdminKeys(keys.ring).routes(admin),
             *self._health.routes(),
             *self._metrics.routes(),
         ]
@@ -209,6 +213,7 @@ class Daemon:
             asyncio.create_task(self._schedule.run(), name="schedule"),
             asyncio.create_task(self._hub.run(), name="push"),
             asyncio.create_task(self._metrics.run(), name="metrics"),
+            asyncio.create_task(watch(self._ring), name="keys"),
         }
         if self._backend.capabilities.snapshots:
             core.add(asyncio.create_task(self._snapshots.run(), name="snapshots"))

@@ -13,6 +13,7 @@ from multidict import CIMultiDictProxy
 from engine.backends.memory import MemoryBackend
 from engine.tokens import QueueTokens
 from server.admin import AdminApi
+from server.admin_keys import AdminKeys
 from server.api import VisitorApi
 from server.app import App
 from server.gate import Gate
@@ -107,9 +108,11 @@ async def running(
     desk = PlaceDesk(backend, keys.ring, wall_ms)
     updates = Updates(backend, desk, hub, frozenset((ORIGIN,)), time.monotonic, first_message_s)
     health, metrics = Health(backend), Metrics(backend, hub)
+    admin = AdminApi(backend, gate, time.monotonic)
     routes = [
         *VisitorApi(backend, desk, gate, updates).routes(),
-        *AdminApi(backend, gate, time.monotonic).routes(),
+        *admin.routes(),
+        *AdminKeys(keys.ring).routes(admin),
         *health.routes(),
         *metrics.routes(),
     ]

@@ -18,6 +18,7 @@ from server.app import App
 from server.routes import Listener, Route
 from tests.server.conftest import StartDaemon
 from tests.server.daemons import CLI, DEADLINE_S, Daemon, clean_environment, cli, until
+from tests.server.rings import secrets_in
 
 
 def join(daemon: Daemon, user_id: str, event_id: str = "sale") -> dict[str, object]:
@@ -117,7 +118,7 @@ def test_damaged_data_is_refused_with_65_and_left_as_it_is(start_daemon: StartDa
 @pytest.mark.slow
 def test_the_admin_key_is_shown_once_on_a_terminal_and_never_elsewhere(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
-    secrets = [path.read_text().split()[-1] for path in (daemon.data / "keys").iterdir()]
+    secrets = secrets_in(daemon.data)
     daemon.call("GET", "/v1/admin/events", key=daemon.admin_key)
     command_line = Path(f"/proc/{daemon.process.pid}/cmdline").read_text()
     daemon.stop()
