@@ -44,6 +44,7 @@ def place(ledger: Ledger, arrival: int, now_ms: int, *, fresh: bool = False, pro
         register.joined_ms[arrival],
         ledger.message,
         ledger.settings.presence_timeout_s,
+        ledger.settings.return_to,
         ledger.outbox.lsn,
         fresh,
         proven,

@@ -41,6 +41,7 @@ class Place(NamedTuple):
     joined_ms: int
     message: str | None
     presence_timeout_s: int
+    return_to: str | None
     version: int
     fresh: bool
     proven: bool
