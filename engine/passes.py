@@ -53,7 +53,7 @@ _CLAIMS = msgspec.json.Decoder(PassClaims)
 
 def pass_id(key: bytes, event_id: str, number: int, release: int) -> str:
     """Return the jti of an admission: the `release`-th (1, 2) of the visitor with this number."""
-    facts = event_id.encode() + b"\0" + number.to_bytes(8, "big") + release.to_bytes(1, "big")
+    facts = event_id.encode() + number.to_bytes(8, "big") + release.to_bytes(1, "big")
     return _short(blake2b(facts, digest_size=17, key=key[:64], person=b"stanchion passid").digest())
 
 

@@ -166,7 +166,7 @@ def verified(kind: Kind, token: str, keys: Mapping[str, OKPKey], decoder: "msgsp
         raise kind.refused(f"names a key that may not sign it: {header.kid!r}")
     try:
         raw = jws.deserialize_compact(token, key, registry=_REGISTRY).payload
-    except (JoseError, ValueError):
+    except JoseError:
         raise kind.refused("is not signed by that key, or not base64url") from None
     return _strictly(kind, "claims", raw, decoder)
 

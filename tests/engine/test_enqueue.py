@@ -119,6 +119,11 @@ def test_a_priority_named_twice_is_refused() -> None:
     assert "twice" in problem_of(signed(SHOP, HEADER, raw))
 
 
+def test_claims_without_a_floor_are_refused() -> None:
+    for depth in (10, 900, 1100, 2700):
+        assert "no JSON" in problem_of(signed(SHOP, HEADER, msgspec.json.encode(CLAIMS)[:-1] + b',"x":' + b"[" * depth))
+
+
 def test_a_key_signs_for_the_events_it_was_registered_for() -> None:
     for event_id, good in (("e1", True), ("e2", False), ("e3", True)):
         token = signed(PARTNER, {**HEADER, "kid": "partner"}, {**CLAIMS, "aud": event_id})
