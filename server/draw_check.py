@@ -16,11 +16,12 @@ REPORT_EVERY = 10_000
 
 
 class Check(NamedTuple):
-    """One thing that was looked at."""
+    """One thing that was looked at; `value` is the figure that was found, where a program may want it."""
 
     name: str
     ok: bool
     sentence: str
+    value: int | None = None
 
 
 class Kept(NamedTuple):

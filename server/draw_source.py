@@ -10,20 +10,21 @@ from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, BinaryIO, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
 from engine.errors import Damaged, UsageError
-from server.public_client import CHUNK_BYTES, stream, whole
+from server.public_client import CHUNK_BYTES, address_of, open_file, stream, whole
 from server.terminal import bar
 
 MOST_ENTRIES = 10_000_000
 LONGEST_LINE_BYTES = 200
 LONGEST_HEAD_BYTES = 16 << 10
+EXAMPLE = "https://queue.example/v1/events/sale"
 EVENT_PATH = re.compile(r".*/v1/events/[^/]+")
 
 Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+EventId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}\Z")]
 Whole = Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
 Progress = Callable[[int, int], None]
 
@@ -38,7 +39,7 @@ class Beacon(msgspec.Struct, frozen=True):
 class PublishedDraw(msgspec.Struct, frozen=True):
     """What `GET …/draw` answers; the last three are null before the opening."""
 
-    event_id: str
+    event_id: EventId
     state: str
     draw_id: str
     algorithm: str
@@ -118,15 +119,11 @@ def source_of(text: str) -> Source:
     """Return what URL|FILE on the command line means; raises UsageError."""
     if "://" not in text:
         return Source(None, Path(text))
-    try:
-        parts = urlsplit(text)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_address = False
-    path = parts.path.rstrip("/").removesuffix("/entries").removesuffix("/draw") if is_address else ""
-    if not EVENT_PATH.fullmatch(path) or "@" in parts.netloc:
-        raise UsageError(f"{text!r} is not the address of an event, like https://queue.example/v1/events/sale")
-    return Source(urlunsplit((parts.scheme, parts.netloc, path, "", "")), None)
+    address = address_of(text, EXAMPLE)
+    path = address.path.rstrip("/").removesuffix("/entries").removesuffix("/draw")
+    if not EVENT_PATH.fullmatch(path):
+        raise UsageError(f"{text!r} is not the address of an event, like {EXAMPLE}")
+    return Source(address._replace(path=path).geturl(), None)
 
 
 def read_draw(source: Source) -> PublishedDraw:
@@ -158,11 +155,7 @@ def read_entries(source: Source, count: int) -> Entries:
 
 def _open(path: Path | None) -> BinaryIO:
     assert path is not None
-    try:
-        return path.open("rb")
-    except (OSError, ValueError) as error:
-        words = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"cannot read {path}: {words}") from None
+    return open_file(path)
 
 
 def _head(file: BinaryIO) -> bytes:

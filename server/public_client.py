@@ -1,14 +1,19 @@
 """Reads what a server publishes to everybody, for commands that verify it: no key, streamed, bounded.
 
+What is to be verified stands at an address or in a file, and both are named on the command line.
+
 No proxy is taken from the environment, and a few redirects are followed: nothing secret is sent.
 """
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 import msgspec
 
-from engine.errors import Damaged, NotPermitted, Unreachable
+from engine.errors import Damaged, NotPermitted, Unreachable, UsageError
 
 TIMEOUT = aiohttp.ClientTimeout(total=3600, sock_connect=10, sock_read=30)
 HEADERS = {"User-Agent": "stanchion-cli", "Accept": "application/json, application/x-ndjson"}
@@ -19,6 +24,27 @@ MOST_REDIRECTS = 3
 class _Problem(msgspec.Struct):
     code: str
     detail: str
+
+
+def address_of(text: str, example: str) -> SplitResult:
+    """Return the address that a text is, without what stands behind its path; raises UsageError with an example."""
+    try:
+        parts = urlsplit(text)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address or "@" in parts.netloc:
+        raise UsageError(f"{text!r} is not an address like {example}")
+    return parts._replace(query="", fragment="")
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Return a file open for reading; raises UsageError."""
+    try:
+        return path.open("rb")
+    except (OSError, ValueError) as error:
+        words = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"cannot read {path}: {words}") from None
 
 
 async def stream(url: str, take: Callable[[bytes], None]) -> None:

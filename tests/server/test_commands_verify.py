@@ -6,83 +6,30 @@ The draws are made by `engine.draw.Drawing`; where it matters, the independent s
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from engine.draw import ALGORITHM, Drawing, commitment_of, entries_digest, mixed, secret_of
+from engine.draw import ALGORITHM, commitment_of
 from engine.errors import Damaged
 from server import draw_source
-from server.cli import run
 from server.commands_verify import WITHOUT_BEACON
+from tests.server.public_draw import OTHER, SECRET, Draw, Site, Verify, published, unopened, verified, write
 
 INDEPENDENT = Path(__file__).parent.parent / "scenarios" / "independent_draw.py"
-SECRET = secret_of(b"k" * 32, "sale", "1048577-4711")
-OTHER = secret_of(b"k" * 32, "sale", "1048577-4712")
-ARRIVALS = [*range(1, 500), *range(600, 1101)]
-
-Draw = dict[str, Any]
-Verify = Callable[..., "Verdict"]
-
-
-def published(arrivals: list[int] = ARRIVALS, beacon: str | None = None, secret: bytes = SECRET) -> list[Draw]:
-    """Return the draw and its entries as they are published."""
-    drawing = Drawing(mixed(secret, beacon), arrivals)
-    pairs = []
-    while not drawing.done:
-        pairs += drawing.step(1000)
-    head = {
-        "event_id": "sale",
-        "state": "open",
-        "draw_id": "1048577-4711",
-        "algorithm": ALGORITHM,
-        "commitment": commitment_of(secret),
-        "beacon": {"name": "Lotto of 2027-01-30", "value": beacon} if beacon is not None else None,
-        "seed": secret.hex(),
-        "count": len(arrivals),
-        "entries_sha256": entries_digest(arrivals),
-    }
-    return [head, *({"arrival": arrival, "number": number} for arrival, number in pairs)]
-
-
-def unopened() -> list[Draw]:
-    head = published([])[0]
-    beacon = {"name": "Lotto", "value": None}
-    return [{**head, "state": "lobby", "beacon": beacon, "seed": None, "count": None, "entries_sha256": None}]
-
-
-class Verdict:
-    """How a command ended."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
 
 
 @pytest.fixture
 def verify(capsys: pytest.CaptureFixture[str]) -> Verify:
     """Give a function that runs `stanchion verify`."""
-
-    def run_it(*arguments: object) -> Verdict:
-        code = run(["verify", *map(str, arguments)])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err and "bug" not in err
-        return Verdict(code, out, err)
-
-    return run_it
+    return partial(verified, capsys)
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "draw.ndjson"
-
-
-def write(file: Path, lines: list[Draw]) -> Path:
-    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    return file
 
 
 def independently(file: Path) -> tuple[int, str]:
@@ -350,6 +297,8 @@ def test_a_line_without_an_end_is_not_kept() -> None:
         json.dumps({**published([])[0], "seed": "00"}).encode(),
         json.dumps({**published([])[0], "commitment": commitment_of(SECRET) + "\n"}).encode(),
         json.dumps({**published([])[0], "event_id": "x" * 20_000}).encode(),
+        json.dumps({**published([])[0], "event_id": "sale\x1b[2J"}).encode(),
+        json.dumps({**published([])[0], "beacon": {"name": "Lotto", "value": "\ud800 1 2"}}).encode(),
     ],
 )
 def test_what_is_no_draw_is_said_to_be_none(verify: Verify, file: Path, head: bytes) -> None:
@@ -387,49 +336,10 @@ def test_wrong_usage_ends_with_64(verify: Verify, arguments: list[str]) -> None:
 # ---- servers ----------------------------------------------------------------------------------------------
 
 
-class Site(ThreadingHTTPServer):
-    """Answers each path with what a test put there; a third part makes it promise more bytes than it sends."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: dict[str, tuple[int, bytes, int]] = {}
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1/events/sale"
-
-    def publish(self, lines: list[Draw]) -> None:
-        head, *entries = (json.dumps(line).encode() for line in lines)
-        self.answers = {
-            "/v1/events/sale/draw": (200, head, 0),
-            "/v1/events/sale/draw/entries": (200, b"".join(entry + b"\n" for entry in entries), 0),
-        }
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        site = self.server
-        assert isinstance(site, Site)
-        status, body, missing = site.answers.get(self.path, (404, b"nothing here", 0))
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body) + missing))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Stay quiet."""
-
-
 @pytest.fixture
 def site() -> Iterator[Site]:
-    with Site() as site:
-        thread = threading.Thread(target=site.serve_forever, args=(0.01,))
-        thread.start()
+    with Site.running() as site:
         yield site
-        site.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("tail", ["", "/", "/draw", "/draw/", "/draw/entries", "?x=1#y"])
