@@ -1,8 +1,6 @@
-"""The ledger: all state of one room, and the only code that changes it, `apply`.
+"""The ledger: all state of one room. `engine.applying` changes it, record by record, and nobody else.
 
-The same code runs for a record just decided and for one read back from the log, so replay equals live by
-construction. The ledger decides nothing; what cannot follow from the state it refuses as damage. Deadlines are in
-event time, which stands still while the event is paused.
+Deadlines are in event time, which stands still while the event is paused.
 
 A draw is the one fact too large for one moment: its record fixes the outcome, and the rows are written in steps
 (`draw_step`). Whatever may be decided meanwhile (joining, leaving, a transfer) comes out the same before and after a
@@ -15,71 +13,33 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from engine.deadlines import Deadlines
-from engine.draw import Drawing, mixed
+from engine.draw import Drawing
 from engine.errors import Damaged
 from engine.estimate import Estimator
-from engine.line import Line, number_of, order_key
+from engine.line import Line, order_key
 from engine.outbox import Outbox
 from engine.presence import Presence
-from engine.records import (
-    Admitted,
-    Banned,
-    Closed,
-    Completed,
-    Configured,
-    Deleted,
-    Expired,
-    Extended,
-    Joined,
-    Lapsed,
-    Left,
-    LobbyOpened,
-    Messaged,
-    Opened,
-    Parked,
-    Paused,
-    Purged,
-    Readmitted,
-    Record,
-    Redeemed,
-    Released,
-    Removed,
-    Reopened,
-    Resumed,
-    Returned,
-    Started,
-    Transferred,
-)
 from engine.register import (
     ACTIVE,
-    CAUSES,
-    COMPLETED,
-    EXPIRED,
-    LEFT,
     LIVE,
     LOBBY,
-    NONE,
-    ONE_RELEASE,
     PARKED,
-    READMITTED,
     READY,
-    REDEEMED,
-    REMOVED,
     STATUSES,
-    STEPPED_OVER,
     WAITING,
     Register,
     from_little_endian,
     little_endian,
-    lobby_key,
 )
 from engine.settings import Settings, settings_from
 from engine.tally import Tally
-from engine.views import EventChanged, LineDrawn, PlacesChanged
+from engine.views import LineDrawn
 
-REQUESTS_KEPT = 1_000
 DRAW_STEP = 1_000
 ITEMS_PER_PART = 4_000
+
+# Attributes that are tables of people, by arrival or by who they are: dumped in parts, and what a purge forgets.
+TABLES = ("limits_ms", "redemptions", "generations", "sizes", "levels", "banned", "spent")
 
 
 class Draw(NamedTuple):
@@ -114,7 +74,7 @@ class Redemption(NamedTuple):
 
 
 class Ledger:
-    """The state of one event's room. Public attributes are read by the room and the views, changed by `apply` alone."""
+    """The state of one event's room, to be read by anybody; only `engine.applying` changes it."""
 
     def __init__(self, event_id: str, outbox: Outbox, estimator: Estimator) -> None:
         self.event_id = event_id
@@ -152,15 +112,15 @@ class Ledger:
         self.started_ms = 0
         self.closed_at_ms = 0
         self.extra_inside = 0
-        self._suspended_ms = 0
-        self._stopped_at_ms: int | None = None
-        self._drawing: Drawing | None = None
+        self.suspended_ms = 0
+        self.stopped_at_ms: int | None = None
+        self.drawing: Drawing | None = None
 
     # ---- read -----------------------------------------------------------------------------------
 
     def event_time_ms(self, now_ms: int) -> int:
         """Return the time that stands still while the event is paused."""
-        return (now_ms if self._stopped_at_ms is None else self._stopped_at_ms) - self._suspended_ms
+        return (now_ms if self.stopped_at_ms is None else self.stopped_at_ms) - self.suspended_ms
 
     def inside(self) -> int:
         """Return how many count under the cap: ready and active, groups by their size."""
@@ -186,13 +146,13 @@ class Ledger:
 
     def undrawn(self) -> int:
         """Return how many of the lobby have no number yet although the event has opened."""
-        return 0 if self._drawing is None else max(1, self.register.counts[LOBBY])
+        return 0 if self.drawing is None else max(1, self.register.counts[LOBBY])
 
     # ---- the draw, in steps ---------------------------------------------------------------------
 
     def draw_step(self, limit: int = DRAW_STEP) -> bool:
         """Write the next rows of a draw; returns whether there is more to do."""
-        drawing, register = self._drawing, self.register
+        drawing, register = self.drawing, self.register
         if drawing is None:
             return False
         boost = self.settings.priority_boost
@@ -205,7 +165,7 @@ class Ledger:
         if drawing.done:
             assert self.draw is not None
             self.draw = self.draw._replace(entries_sha256=drawing.entries_sha256)
-            self._drawing = None
+            self.drawing = None
             self.outbox.announce(LineDrawn(self.event_id, self.outbox.lsn))
         return not drawing.done
 
@@ -213,325 +173,6 @@ class Ledger:
         """Finish a draw that has begun."""
         while self.draw_step():
             pass
-
-    # ---- apply: events --------------------------------------------------------------------------
-
-    def apply(self, record: Record) -> None:
-        """Take in one record of this event; raises Damaged when it cannot follow from the state."""
-        _APPLY[type(record)](self, record)
-
-    def started(self, record: Started) -> None:
-        """A process took over: everybody counts as just heard, grace begins anew, and a full interval passes first."""
-        self.draw_all()
-        register = self.register
-        if record.gap:
-            first = len(register) + 1
-            register.skip(record.gap)
-            self.gaps.append(Gap(first, len(register), record.epoch, record.wall_ms))
-        self.started_ms = record.at_ms
-        self._hear_everybody(record.at_ms)
-        self.pace_base_ms = self.event_time_ms(record.at_ms)
-
-    def _hear_everybody(self, at_ms: int) -> None:
-        self.presence.hear_everybody(len(self.register), at_ms)
-        self.graces.restart(self.event_time_ms(at_ms) + self.settings.grace_s * 1000)
-
-    def _configured(self, record: Configured) -> None:
-        before = self.settings
-        self.settings = settings_from(record.settings)
-        self.revision += 1
-        if self.settings.admissions_left != before.admissions_left:
-            self.admitted_since_told = 0
-        self._announce_event()
-
-    def _announce_event(self) -> None:
-        self.outbox.announce(EventChanged(self.event_id, self.outbox.lsn + 1))
-
-    def _changed(self, state: str, record: LobbyOpened | Opened | Paused | Resumed | Closed | Reopened) -> None:
-        self.state = state
-        self.reason = record.reason if isinstance(record, Paused | Closed) else None
-        self._announce_event()
-
-    def _lobby_opened(self, record: LobbyOpened) -> None:
-        self.draw = Draw(record.draw_id, record.commitment, record.beacon)
-        self._changed("lobby", record)
-
-    def _opened(self, record: Opened) -> None:
-        if record.seed:
-            if self.draw is None:
-                raise Damaged(f"event {self.event_id}: a seed was revealed for a draw that was never bound")
-            arrivals = self.register.with_status(LOBBY)
-            if len(arrivals) != record.count:
-                raise Damaged(f"event {self.event_id}: {len(arrivals)} are in the lobby, {record.count} were drawn")
-            self.draw = self.draw._replace(seed=record.seed, beacon_value=record.beacon, count=record.count)
-            self._drawing = Drawing(mixed(bytes.fromhex(record.seed), record.beacon), arrivals)
-            self.register.begin_draw(record.count)
-        self._open(record)
-
-    def _open(self, record: Opened | Reopened) -> None:
-        self._changed("open", record)
-        self.outcome = None
-        self.opened = True
-        self.pace_base_ms = self.last_batch_ms = self.event_time_ms(record.at_ms)
-        self._hear_everybody(record.at_ms)
-
-    def _paused(self, record: Paused) -> None:
-        self._changed("paused", record)
-        self._stopped_at_ms = record.at_ms
-
-    def _resume_time(self, at_ms: int) -> None:
-        if self._stopped_at_ms is not None:
-            self._suspended_ms += at_ms - self._stopped_at_ms
-            self._stopped_at_ms = None
-
-    def _resumed(self, record: Resumed) -> None:
-        self._resume_time(record.at_ms)
-        self._changed("open", record)
-
-    def _closed(self, record: Closed) -> None:
-        self._resume_time(record.at_ms)
-        self._changed("closed", record)
-        self.outcome = record.outcome
-        self.closed_at_ms = self.event_time_ms(record.at_ms)
-
-    def _messaged(self, record: Messaged) -> None:
-        self.message = record.text or None
-        self.reason = record.reason or self.reason
-        self._announce_event()
-
-    def _banned(self, record: Banned) -> None:
-        self.banned[record.user_id] = None
-
-    def _purged(self, record: Purged) -> None:
-        count, drawn = len(self.register), self.register.drawn
-        self.register = Register()
-        self.register.skip(count)
-        self.register.drawn = drawn
-        self.line = Line()
-        for deadlines in (self.claims, self.sessions, self.graces):
-            deadlines.forget()
-        for name in (*_BY_ARRIVAL, "banned", "spent"):
-            getattr(self, name).clear()
-        self.gaps.clear()
-        self.extra_inside = 0
-        self._announce_event()
-
-    # ---- apply: places --------------------------------------------------------------------------
-
-    def _joined(self, record: Joined) -> None:
-        register, arrival = self.register, record.arrival
-        if arrival != len(register) + 1:
-            raise Damaged(f"event {self.event_id}: arrival {arrival} came where {len(register) + 1} was due")
-        status = LOBBY if self.state == "lobby" else WAITING
-        register.add(record.user_id, record.key, status, record.proof, record.at_ms)
-        self.presence.add(record.at_ms, self.settings)
-        if record.size > 1:
-            self.sizes[arrival] = record.size
-        if record.level:
-            self.levels[arrival] = record.level
-        if record.signed:
-            self.spent[record.proof] = None
-        if status == WAITING:
-            self.line.add(record.key)
-
-    def _readmitted(self, record: Readmitted) -> None:
-        register, arrival = self.register, record.arrival
-        if not any(gap.first <= arrival <= gap.last for gap in self.gaps) or register.status[arrival] != NONE:
-            raise Damaged(f"event {self.event_id}: arrival {arrival} was not lost, so it cannot be readmitted")
-        status = LOBBY if self.state == "lobby" else WAITING
-        register.fill(arrival, record.user_id, record.key, status, record.at_ms)
-        self.presence.hear(arrival, record.at_ms, self.settings)
-        if status == WAITING:
-            self.line.add(record.key)
-        self._announce(arrival, status)
-
-    def _parked(self, record: Parked) -> None:
-        grace_until_ms = self.event_time_ms(record.at_ms) + self.settings.grace_s * 1000
-        register, line = self.register, self.line
-        arrivals = self._arrivals_of(record.numbers)
-        for arrival in arrivals:
-            if register.status[arrival] != WAITING:
-                raise Damaged(f"event {self.event_id}: arrival {arrival} was parked and did not wait")
-            line.remove(register.keys[arrival])
-            register.set(arrival, PARKED, register.marks[arrival] | STEPPED_OVER)
-            self.graces.set(arrival, grace_until_ms)
-        self.tally.skipped["absent"] += len(arrivals)
-        self.outbox.announce(PlacesChanged(self.event_id, arrivals, "parked", self.outbox.lsn + 1))
-
-    def _returned(self, record: Returned) -> None:
-        arrival = record.arrival
-        self._require(arrival, PARKED, "returned")
-        self.graces.clear(arrival)
-        self.register.move(arrival, WAITING)
-        self.line.add(self.register.keys[arrival])
-        self._announce(arrival, WAITING)
-
-    def _released(self, record: Released) -> None:
-        numbers, register = record.numbers, self.register
-        if [number_of(key) for key in self.line.head(len(numbers))] != list(numbers):
-            raise Damaged(f"event {self.event_id}: released numbers {list(numbers[:5])}… are not the head of the line")
-        arrivals = self._arrivals_of(numbers)
-        self.line.drop_head(len(numbers))
-        limit_ms = self.event_time_ms(record.at_ms) + self.settings.claim_max_s * 1000
-        for number, arrival in zip(numbers, arrivals, strict=True):
-            self._let_in(arrival, record.until_ms, limit_ms)
-            if not record.manual:
-                reason = self._reason_for_being_late(arrival)
-                waited_ms = record.at_ms - register.joined_ms[arrival]
-                self.tally.let_in(number, self.levels.get(arrival, 0), waited_ms, reason)
-            else:
-                self.tally.waited_ms += record.at_ms - register.joined_ms[arrival]
-        self.serving_number = max(self.serving_number, *numbers)
-        if record.request is not None:
-            self._count_request(record.request, len(numbers))
-        self._count_release(record)
-        self.outbox.announce(PlacesChanged(self.event_id, arrivals, "ready", self.outbox.lsn + 1))
-
-    def _count_release(self, record: Released) -> None:
-        released = len(record.numbers)
-        self.tally.fill(self.inside(), self.settings.max_active)
-        if record.manual:
-            self.tally.manual += released
-            return
-        self.tally.released += released
-        tick_ms = self.event_time_ms(record.at_ms)
-        self.estimator.observe(released, tick_ms - self.last_batch_ms)
-        self.pace_base_ms = self.last_batch_ms = tick_ms
-
-    def _reason_for_being_late(self, arrival: int) -> str | None:
-        marks = self.register.marks[arrival]
-        return "returned" if marks & STEPPED_OVER else "readmitted" if marks & READMITTED else None
-
-    def _let_in(self, arrival: int, until_ms: int, limit_ms: int) -> None:
-        self.register.set(arrival, READY, self.register.marks[arrival] + ONE_RELEASE)
-        self.claims.set(arrival, until_ms)
-        self.limits_ms[arrival] = limit_ms
-        self.admitted_since_told += 1
-        if self.sizes:
-            self.extra_inside += self.sizes.get(arrival, 1) - 1
-
-    def _count_request(self, request: str, released: int) -> None:
-        counts = self.released_under
-        counts[request] = counts.pop(request, 0) + released
-        if len(counts) > REQUESTS_KEPT:
-            del counts[next(iter(counts))]
-
-    def _admitted(self, record: Admitted) -> None:
-        arrival = record.arrival
-        status = self.register.status[arrival]
-        if status == WAITING:
-            self.line.remove(self.register.keys[arrival])
-        elif status != PARKED:
-            raise Damaged(f"event {self.event_id}: arrival {arrival} was admitted and did not wait")
-        self.graces.clear(arrival)
-        self._let_in(arrival, record.until_ms, self.event_time_ms(record.at_ms) + self.settings.claim_max_s * 1000)
-        self.tally.admitted += 1
-        self.tally.fill(self.inside(), self.settings.max_active)
-        self._announce(arrival, READY)
-
-    def _lapsed(self, record: Lapsed) -> None:
-        arrival = record.arrival
-        self._require(arrival, READY, "lapsed")
-        self._leave_inside(arrival)
-        self.admitted_since_told -= 1
-        self.register.set(arrival, PARKED, self.register.marks[arrival] | STEPPED_OVER)
-        self.graces.set(arrival, self.event_time_ms(record.at_ms) + self.settings.grace_s * 1000)
-        self.tally.skipped["unclaimed"] += 1
-        self._announce(arrival, PARKED)
-
-    def _redeemed(self, record: Redeemed) -> None:
-        arrival = record.arrival
-        self._require(arrival, READY, "redeemed")
-        self.claims.clear(arrival)
-        self.register.set(arrival, ACTIVE, self.register.marks[arrival] | REDEEMED)
-        self.sessions.set(arrival, record.until_ms)
-        self.limits_ms[arrival] = record.limit_ms
-        event_ms = self.event_time_ms(record.at_ms)
-        lengths = (record.until_ms - event_ms, record.limit_ms - event_ms)
-        self.redemptions[arrival] = Redemption(record.request, record.jti, record.wall_ms, *lengths)
-        self._announce(arrival, ACTIVE)
-
-    def _extended(self, record: Extended) -> None:
-        arrival = record.arrival
-        deadlines = {READY: self.claims, ACTIVE: self.sessions}.get(self._status(arrival))
-        if deadlines is None:
-            raise Damaged(f"event {self.event_id}: arrival {arrival} was extended and nothing runs")
-        deadlines.set(arrival, record.until_ms)
-        self._announce(arrival, self.register.status[arrival])
-
-    def _expired(self, record: Expired) -> None:
-        self._end(record, EXPIRED, record.cause)
-
-    def _left(self, record: Left) -> None:
-        if self._status(record.arrival) in (LOBBY, WAITING, PARKED):
-            self.tally.skipped["left"] += 1
-        self._end(record, LEFT, None)
-
-    def _completed(self, record: Completed) -> None:
-        if record.late:
-            self._require(record.arrival, EXPIRED, "completed late")
-            self.register.move(record.arrival, COMPLETED)
-            self._announce(record.arrival, COMPLETED)
-        else:
-            self._end(record, COMPLETED, None)
-        self.completed += 1
-
-    def _removed(self, record: Removed) -> None:
-        if self._status(record.arrival) in (LOBBY, WAITING, PARKED):
-            self.tally.skipped["removed"] += 1
-        self._end(record, REMOVED, "removed")
-
-    def _transferred(self, record: Transferred) -> None:
-        arrival = record.arrival
-        if self._status(arrival) not in LIVE:
-            raise Damaged(f"event {self.event_id}: arrival {arrival} was transferred and holds no place")
-        self.generations[arrival] = record.generation
-        self.register.proofs[arrival] = record.proof
-        if record.signed:
-            self.spent[record.proof] = None
-        self._announce(arrival, self.register.status[arrival])
-
-    # ---- small parts of apply ---------------------------------------------------------------------
-
-    def _end(self, record: Expired | Left | Completed | Removed, status: int, cause: str | None) -> None:
-        arrival, register = record.arrival, self.register
-        before = self._status(arrival)
-        if before not in LIVE:
-            raise Damaged(f"event {self.event_id}: arrival {arrival} holds no place that could end")
-        if before == WAITING:
-            self.line.remove(register.keys[arrival])
-        elif before in (READY, ACTIVE):
-            self._leave_inside(arrival)
-        self.graces.clear(arrival)
-        if before == READY and status != COMPLETED:
-            self.admitted_since_told -= 1
-        register.set(arrival, status, register.marks[arrival] | CAUSES.index(cause))
-        register.ended_ms[arrival] = self.event_time_ms(record.at_ms)
-        self._announce(arrival, status)
-
-    def _leave_inside(self, arrival: int) -> None:
-        self.claims.clear(arrival)
-        self.sessions.clear(arrival)
-        self.limits_ms.pop(arrival, None)
-        self.redemptions.pop(arrival, None)
-        self.extra_inside -= self.sizes.get(arrival, 1) - 1
-
-    def _status(self, arrival: int) -> int:
-        if not 0 < arrival <= len(self.register):
-            raise Damaged(f"event {self.event_id}: arrival {arrival} was never given out")
-        return self.register.status[arrival]
-
-    def _require(self, arrival: int, status: int, what: str) -> None:
-        if self._status(arrival) != status:
-            raise Damaged(f"event {self.event_id}: arrival {arrival} {what} and was not {STATUSES[status]}")
-
-    def _arrivals_of(self, numbers: Sequence[int]) -> tuple[int, ...]:
-        if len(self.register.drawn) > 1:
-            return tuple(map(self.register.arrival_of, numbers))
-        return tuple(numbers)
-
-    def _announce(self, arrival: int, status: int) -> None:
-        self.outbox.announce(PlacesChanged(self.event_id, (arrival,), STATUSES[status], self.outbox.lsn + 1))
 
     # ---- dump and load ----------------------------------------------------------------------------
 
@@ -542,7 +183,7 @@ class Ledger:
         facts |= {"settings": self.settings.as_map(), "estimator": self.estimator.dump(), "tally": self.tally.dump()}
         facts |= {"draw": self.draw, "gaps": list(self.gaps), "drawn": len(self.register.drawn)}
         facts |= {"digest": self.register.digest(), "rows": len(self.register)}
-        tables = [(name, list(getattr(self, name).items())) for name in (*_BY_ARRIVAL, "banned", "spent")]
+        tables = [(name, list(getattr(self, name).items())) for name in TABLES]
         tables += [(name, list(getattr(self, name).at_ms.items())) for name in _DEADLINES]
         return _parts(facts, tables, self.register)
 
@@ -595,11 +236,6 @@ class Ledger:
         assert len(live) == len(set(live)), "one identity holds two places"
 
 
-def key_at_joining(state: str, arrival: int, level: int, boost: int) -> int:
-    """Return the order key of a newcomer: in a lobby without a number, else with the arrival as number."""
-    return lobby_key(arrival) if state == "lobby" else order_key(arrival, level, boost)
-
-
 def _parts(
     facts: Mapping[str, object], tables: Sequence[tuple[str, list[Any]]], register: Register
 ) -> Iterator[object]:
@@ -621,7 +257,6 @@ def _yield_parts(
         yield ["rows", body]
 
 
-_BY_ARRIVAL = ("limits_ms", "redemptions", "generations", "sizes", "levels")
 _DEADLINES = ("claims", "sessions", "graces")
 _DUMPED = (
     "event_id",
@@ -639,8 +274,8 @@ _DUMPED = (
     "started_ms",
     "closed_at_ms",
     "extra_inside",
-    "_suspended_ms",
-    "_stopped_at_ms",
+    "suspended_ms",
+    "stopped_at_ms",
 )
 _LOADERS: Mapping[str, Callable[..., None]] = MappingProxyType(
     {
@@ -649,31 +284,3 @@ _LOADERS: Mapping[str, Callable[..., None]] = MappingProxyType(
         "rows": lambda ledger, body: ledger.register.load(body),
     }
 )
-
-_APPLY: Mapping[type[Record], Callable[[Ledger, Any], None]] = {
-    Configured: Ledger._configured,
-    LobbyOpened: Ledger._lobby_opened,
-    Opened: Ledger._opened,
-    Reopened: Ledger._open,
-    Paused: Ledger._paused,
-    Resumed: Ledger._resumed,
-    Closed: Ledger._closed,
-    Deleted: lambda ledger, record: None,
-    Messaged: Ledger._messaged,
-    Joined: Ledger._joined,
-    Readmitted: Ledger._readmitted,
-    Parked: Ledger._parked,
-    Returned: Ledger._returned,
-    Released: Ledger._released,
-    Admitted: Ledger._admitted,
-    Lapsed: Ledger._lapsed,
-    Redeemed: Ledger._redeemed,
-    Extended: Ledger._extended,
-    Expired: Ledger._expired,
-    Left: Ledger._left,
-    Completed: Ledger._completed,
-    Removed: Ledger._removed,
-    Banned: Ledger._banned,
-    Transferred: Ledger._transferred,
-    Purged: Ledger._purged,
-}

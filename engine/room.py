@@ -3,12 +3,13 @@
 Theory of operation
 ===================
 A room takes a request and the time, decides, and writes *records*: facts with all that is needed to apply
-them again. `Ledger.apply` is the only code that changes state, and it is the same for a record just decided and
+them again. `engine.applying` is the only code that changes state, and it is the same for a record just decided and
 for one read back from the log, so replay equals live by construction. The room has no clock (every call is
 given `now_ms`), no I/O and no randomness.
 
-What may happen is written in the tables of `engine.transitions`; the code here only builds the records they
-name, and `engine.answering` says what has become of it.
+What may happen is written in the tables of `engine.transitions`. The code here only has the records written that
+they name, with what `joining`, `releasing`, `steering` and `windows` know of each; `engine.answering` says what has
+become of it.
 
 The way of a visitor: lobby → waiting → ready (released, holds a pass) → active (the pass was redeemed) → completed.
 Who is absent when a release reaches them is *parked*: out of the line, so nobody waits for them, and back at their
@@ -21,55 +22,35 @@ paused; `now_ms` itself stands still while no process runs (DESIGN.md). Wall tim
 something to remember for an answer.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import NamedTuple, NoReturn
+from collections.abc import Mapping
+from typing import NoReturn
 
-from engine import answering, pacing, releasing
+from engine import answering, applying, joining, pacing, releasing, steering, windows
 from engine.actor import By, Entrant, Holder, Whom
 from engine.deadlines import Deadlines
-from engine.draw import commitment_of
 from engine.errors import Refused
 from engine.estimate import Estimator
 from engine.identities import subject_of
-from engine.ledger import Ledger, key_at_joining
+from engine.ledger import Ledger
 from engine.outbox import Outbox
 from engine.records import (
     Admitted,
     Banned,
-    Closed,
     Completed,
     Configured,
-    Deleted,
-    Expired,
-    Extended,
     Joined,
-    Lapsed,
     Left,
-    LobbyOpened,
     Messaged,
-    Opened,
-    Paused,
-    Purged,
     Readmitted,
     Record,
-    Redeemed,
     Removed,
-    Reopened,
-    Resumed,
     Returned,
     Transferred,
 )
-from engine.register import LIVE, LOBBY, NONE, STATUSES
+from engine.register import LIVE, NONE, STATUSES
 from engine.settings import Settings, settings_from
-from engine.transitions import EVENT_ACTIONS, FIXED, JOIN_REFUSALS, VISITOR_INPUTS
+from engine.transitions import EVENT_ACTIONS, FIXED, VISITOR_INPUTS
 from engine.views import Place, ReleaseResult, Session
-
-NUMBER_LIMIT = 2**32
-CLAIM_LEEWAY_MS = 5_000
-LOBBY_AFTER_START_MS = 60_000
-SCHEDULE = "schedule"
-ASSUMED = "assumed"
 
 _CELLS_OF_JOIN = tuple(VISITOR_INPUTS["join"][status] for status in STATUSES)
 _CELLS_OF_TOUCH = tuple(
@@ -130,7 +111,8 @@ class Room:
         if cell == "=":
             return False
         self.ledger.draw_all()
-        record = _CONTROL_RECORDS[cell](self, by, now_ms, Particulars(outcome, draw_id, secret, beacon))
+        particulars = steering.Particulars(outcome, draw_id, secret, beacon)
+        record = steering.record_of(cell, self.ledger, by, now_ms, particulars)
         if record is not None:
             self._write(record)
         return record is not None
@@ -192,33 +174,11 @@ class Room:
     def expire(self, now_ms: int, limit: int = pacing.SLICE) -> bool:
         """End what has run out, at most `limit` of it; returns whether there is more."""
         for _ in range(limit):
-            record = self._next_end(now_ms)
+            record = windows.next_end(self.ledger, now_ms)
             if record is None:
                 return False
             self._write(record)
         return True
-
-    def _next_end(self, now_ms: int) -> Record | None:
-        ledger, cell = self.ledger, EVENT_ACTIONS["windows"][self.ledger.state]
-        if cell == "=":
-            return None
-        event_ms = ledger.event_time_ms(now_ms)
-        for kind, (deadlines_of, leeway_ms, input_of) in _WINDOWS.items():
-            if cell == "inside" and kind == "grace":
-                continue
-            arrival = deadlines_of(ledger).due(event_ms - leeway_ms)
-            if arrival is not None:
-                what = VISITOR_INPUTS[input_of(ledger, arrival)][STATUSES[ledger.register.status[arrival]]]
-                return _END_RECORDS[what](self, arrival, now_ms)
-        return self._purge_if_due(now_ms)
-
-    def _purge_if_due(self, now_ms: int) -> Record | None:
-        ledger = self.ledger
-        if ledger.state != "closed" or ledger.inside() or ledger.register.counts[NONE] == len(ledger.register):
-            return None
-        closed_for_ms = ledger.event_time_ms(now_ms) - ledger.closed_at_ms
-        is_over = closed_for_ms >= ledger.settings.retention_s * 1000
-        return Purged(self.event_id, now_ms) if is_over else None
 
     # ---- decide: visitors -----------------------------------------------------------------------
 
@@ -232,10 +192,10 @@ class Room:
         arrival = register.by_user.get(entrant.user_id, 0)
         if _CELLS_OF_JOIN[register.status[arrival]] == "=":
             return self._join_again(arrival, entrant, now_ms)
-        self._check_join(entrant)
+        joining.check_join(ledger, entrant)
         settings = ledger.settings
         arrival = len(register) + 1
-        key = key_at_joining(ledger.state, arrival, entrant.level, settings.priority_boost)
+        key = joining.key_at_joining(ledger.state, arrival, entrant.level, settings.priority_boost)
         what = (entrant.proof, entrant.level, entrant.size, entrant.word == "enqueue")
         self._write(Joined(self.event_id, now_ms, arrival, key, entrant.user_id, *what))
         return answering.place(ledger, arrival, now_ms, fresh=True, proven=True)
@@ -320,8 +280,8 @@ class Room:
         held = register.by_user.get(user_id, 0)
         if not is_lost or register.status[arrival] != NONE or register.status[held] in LIVE:
             raise Refused("gone", "this place is not there any more", reason="lost")
-        self._check_open(user_id)
-        key = key_at_joining(ledger.state, arrival, 0, 0)
+        joining.check_may_be_here(ledger, user_id)
+        key = joining.key_at_joining(ledger.state, arrival, 0, 0)
         self._write(Readmitted(self.event_id, now_ms, arrival, key, user_id))
         return self._answer(arrival, now_ms)
 
@@ -355,14 +315,14 @@ class Room:
     ) -> Session:
         """Redeem the pass of a number's `release` (1 or 2): once; the same `request` is answered the same again."""
         ledger = self.ledger
-        arrival = ledger.register.arrival_of(number) if 0 < number < NUMBER_LIMIT else 0
+        arrival = ledger.register.arrival_of(number) if 0 < number < joining.NUMBER_LIMIT else 0
         if not arrival or (subject is not None and subject != self._subject(arrival)):
             raise Refused("pass_expired", "nobody here holds this pass", reason="unknown")
         if release != ledger.register.releases(arrival):
             raise Refused("pass_expired", "this pass was not used in time", reason="lapsed")
         cell = self._visitor_cell("redeem", arrival)
         if cell == "redeemed":
-            self._write(self._redemption(arrival, jti, request, actor, wall_ms, now_ms))
+            self._write(windows.redemption(ledger, arrival, jti, request, actor, wall_ms, now_ms))
         elif request is None or ledger.redemptions[arrival].request != request:
             raise Refused("pass_used", "this pass was redeemed already", reason="active")
         session = answering.session(ledger, arrival, now_ms)
@@ -371,15 +331,6 @@ class Room:
 
     def _subject(self, arrival: int) -> str:
         return subject_of(self.event_id, self.ledger.register.user_ids[arrival])
-
-    def _redemption(
-        self, arrival: int, jti: str, request: str | None, actor: str, wall_ms: int, now_ms: int
-    ) -> Redeemed:
-        settings, event_ms = self.ledger.settings, self.ledger.event_time_ms(now_ms)
-        limit_ms = event_ms + settings.session_max_s * 1000
-        until_ms = event_ms + settings.session_ttl_s * 1000
-        assumed = actor == ASSUMED
-        return Redeemed(self.event_id, now_ms, arrival, jti, request, wall_ms, until_ms, limit_ms, assumed, actor)
 
     def extend_session(self, whom: Whom, actor: str, now_ms: int) -> Session:
         """Give an active visitor another session TTL from now on, within session_max_s of the redeem."""
@@ -391,10 +342,9 @@ class Room:
         return session
 
     def _extend(self, arrival: int, deadlines: Deadlines, length_s: int, actor: str, now_ms: int) -> None:
-        ledger = self.ledger
-        until_ms = min(ledger.event_time_ms(now_ms) + length_s * 1000, ledger.limits_ms[arrival])
-        if until_ms > deadlines.at_ms[arrival]:
-            self._write(Extended(self.event_id, now_ms, arrival, until_ms, actor))
+        record = windows.extension(self.ledger, arrival, deadlines, length_s, actor, now_ms)
+        if record is not None:
+            self._write(record)
 
     def complete(self, whom: Whom, outcome: str, actor: str, now_ms: int) -> Place:
         """End a released visitor's stay, freeing the slot; answering the same when it is repeated."""
@@ -426,7 +376,7 @@ class Room:
         return answering.place(self.ledger, arrival, now_ms, proven=True)
 
     def _write(self, record: Record) -> None:
-        self.ledger.apply(record)
+        applying.apply(self.ledger, record)
         self._outbox.write(record)
 
     def _event_cell(self, action: str) -> str:
@@ -462,42 +412,6 @@ class Room:
             raise Refused("read_only", "this place has moved to another device; this token only reads")
         return arrival
 
-    def _check_join(self, entrant: Entrant) -> None:
-        ledger, settings = self.ledger, self.ledger.settings
-        self._check_open(entrant.user_id)
-        if entrant.word == "enqueue" and entrant.proof in ledger.spent:
-            raise Refused("enqueue_token_used", "this enqueue token has made its place already", reason="used")
-        if settings.join_policy == "signed" and entrant.word == "visitor":
-            raise Refused(
-                "bad_enqueue_token", "this event is joined with an enqueue token of the shop", field="enqueue_token"
-            )
-        if settings.queueing == "reject":
-            raise Refused("rejecting", "this event takes nobody new", retry_after_s=30)
-        if settings.max_waiting is not None and ledger.queued() >= settings.max_waiting:
-            raise Refused("queue_full", "the line is full", retry_after_s=30)
-        if len(ledger.register) + 1 >= NUMBER_LIMIT:
-            raise Refused("queue_full", "this event has given out all its numbers")
-        if entrant.size > 1 and entrant.size > pacing.free_slots(settings, 0):
-            raise Refused(
-                "at_capacity", f"a group of {entrant.size} could never enter together", reason="group_too_large"
-            )
-
-    def _check_open(self, user_id: str) -> None:
-        refusal = JOIN_REFUSALS.get(self.ledger.state)
-        if refusal:
-            raise Refused(refusal[0], refusal[1], reason=self.ledger.state)
-        if user_id in self.ledger.banned:
-            raise Refused("banned", "this visitor may not join this event")
-
-
-class Particulars(NamedTuple):
-    """What some actions need to be told beside who acts and why."""
-
-    outcome: str | None
-    draw_id: str
-    secret: bytes
-    beacon: str | None
-
 
 def _refuse(cell: str, detail: str) -> NoReturn:
     """Raise what a cell of the tables says: "! code reason"."""
@@ -507,80 +421,3 @@ def _refuse(cell: str, detail: str) -> NoReturn:
 
 def _lowers_rate(before: Settings, after: Settings) -> bool:
     return after.batch_size * before.batch_interval_s < before.batch_size * after.batch_interval_s
-
-
-def _lobby_opened(room: Room, by: By, now_ms: int, what: Particulars) -> LobbyOpened:
-    if not room.ledger.settings.lobby:
-        raise Refused("conflict", "this event has no lobby; set lobby to true first", reason="no_lobby")
-    commitment = commitment_of(what.secret)
-    return LobbyOpened(room.event_id, now_ms, what.draw_id, commitment, what.beacon, by.actor, by.note)
-
-
-def _opened(room: Room, by: By, now_ms: int, what: Particulars) -> Opened:
-    ledger = room.ledger
-    if ledger.draw is None:
-        return Opened(room.event_id, now_ms, "", None, 0, by.actor)
-    if by.actor == SCHEDULE and now_ms - ledger.started_ms < LOBBY_AFTER_START_MS:
-        raise Refused("conflict", "the server started less than a minute ago", reason="just_started")
-    if commitment_of(what.secret) != ledger.draw.commitment:
-        raise Refused("conflict", "the draw key is not the one this lobby was bound with", reason="draw_key")
-    if ledger.draw.beacon is not None and not what.beacon:
-        raise Refused("bad_request", f"beacon: the value of {ledger.draw.beacon} is required to open", field="beacon")
-    beacon = what.beacon if ledger.draw.beacon is not None else None
-    count = ledger.register.counts[LOBBY]
-    return Opened(room.event_id, now_ms, what.secret.hex(), beacon, count, by.actor)
-
-
-def _held(room: Room, by: By, now_ms: int, what: Particulars) -> Configured | None:
-    """Pausing a lobby holds its opening back until somebody opens it or sets a time again."""
-    settings = room.ledger.settings
-    if settings.opens_at_ms is None:
-        return None
-    held = settings.as_map() | {"opens_at_ms": None}
-    return Configured(room.event_id, now_ms, held, by.actor, by.reason, by.note)
-
-
-# Record to write for an action → how to build it.
-_CONTROL_RECORDS: Mapping[str, Callable[[Room, By, int, Particulars], Record | None]] = MappingProxyType(
-    {
-        "lobbyopened": _lobby_opened,
-        "opened": _opened,
-        "held": _held,
-        "reopened": lambda room, by, now, _: Reopened(room.event_id, now, by.actor, by.note),
-        "paused": lambda room, by, now, _: Paused(room.event_id, now, by.actor, by.reason or "", by.note),
-        "messaged": lambda room, by, now, _: Messaged(
-            room.event_id, now, room.ledger.message or "", by.reason, by.actor, by.note
-        ),
-        "resumed": lambda room, by, now, _: Resumed(room.event_id, now, by.actor, by.note),
-        "closed": lambda room, by, now, what: Closed(
-            room.event_id, now, by.actor, by.reason or "", what.outcome, by.note
-        ),
-        "deleted": lambda room, by, now, _: Deleted(room.event_id, now, by.actor, by.note),
-    }
-)
-
-
-def _input_when_claim_is_over(ledger: Ledger, arrival: int) -> str:
-    if ledger.settings.redemption == "offline":
-        return "claim_over_offline"
-    return "claim_over_first" if ledger.register.releases(arrival) == 1 else "claim_over_again"
-
-
-# Each window: where its deadlines are, how much later it ends than said, and what happens to whom it ends for.
-_WINDOWS: Mapping[str, tuple[Callable[[Ledger], Deadlines], int, Callable[[Ledger, int], str]]] = MappingProxyType(
-    {
-        "claim": (lambda ledger: ledger.claims, CLAIM_LEEWAY_MS, _input_when_claim_is_over),
-        "session": (lambda ledger: ledger.sessions, 0, lambda ledger, arrival: "session_over"),
-        "grace": (lambda ledger: ledger.graces, 0, lambda ledger, arrival: "grace_over"),
-    }
-)
-
-_END_RECORDS: Mapping[str, Callable[[Room, int, int], Record]] = MappingProxyType(
-    {
-        "lapsed": lambda room, arrival, now: Lapsed(room.event_id, now, arrival),
-        "expired absent": lambda room, arrival, now: Expired(room.event_id, now, arrival, "absent"),
-        "expired unclaimed": lambda room, arrival, now: Expired(room.event_id, now, arrival, "unclaimed"),
-        "expired session": lambda room, arrival, now: Expired(room.event_id, now, arrival, "session"),
-        "redeemed": lambda room, arrival, now: room._redemption(arrival, "", None, ASSUMED, 0, now),
-    }
-)

@@ -8,6 +8,7 @@ applying it compares, so that a flipped bit or a nondeterminism shows soon after
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from engine import applying
 from engine.actor import By
 from engine.errors import Damaged, Refused
 from engine.estimate import Estimator, MeanRateEstimator
@@ -90,7 +91,7 @@ class Venue:
         act = _OF_THE_VENUE.get(type(record))
         if act is None:
             ledger = self._room_of(record).ledger
-            ledger.apply(record)
+            applying.apply(ledger, record)
             ledger.draw_all()
         else:
             act(self, record)
@@ -99,7 +100,7 @@ class Venue:
     def _started(self, record: Started) -> None:
         self.epoch = record.epoch
         for room in self.rooms.values():
-            room.ledger.started(record)
+            applying.started(room.ledger, record)
 
     def _checked(self, record: Checkpoint) -> None:
         self._checkpoint_lsn = self.outbox.lsn + 1
@@ -107,7 +108,7 @@ class Venue:
             raise Damaged(f"LSN {self._checkpoint_lsn}: the state differs from the digest in the log")
 
     def _deleted(self, record: Deleted) -> None:
-        self._room_of(record).ledger.apply(record)
+        applying.apply(self._room_of(record).ledger, record)
         self._delete(record.event_id)
 
     def _room_of(self, record: Any) -> Room:

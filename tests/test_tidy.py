@@ -18,7 +18,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 FUNCTION_LINES = 60
 FILE_LINES = 500
-LARGER_FILES: dict[str, int] = {"engine/room.py": 541}
+LARGER_FILES: dict[str, int] = {}
 LARGER_FUNCTIONS: dict[str, int] = {}
 
 # Layer of a module: the first row whose prefix fits. Imports only go to the same layer or down.
