@@ -44,7 +44,10 @@ class Due(NamedTuple):
 
 
 class Schedule:
-    """Opens and closes events at their times. `wall_ms` is Unix time; this is the one place where it decides."""
+    """Opens lobbies and events, and closes them, at their times.
+
+    `wall_ms` is Unix time; this is the one place where it decides.
+    """
 
     def __init__(self, backend: Backend, wall_ms: Callable[[], int]) -> None:
         self._backend = backend
@@ -89,7 +92,10 @@ class Schedule:
             self._closed[view.event_id] = closes_at_ms
             return
         over = isinstance(closes_at_ms, int) and closes_at_ms <= self._wall_ms()
-        if view.state == "draft" and isinstance(opens_at_ms, int) and not over:
+        lobby_opens_at_ms = view.settings["lobby_opens_at_ms"]
+        if view.state == "draft" and isinstance(lobby_opens_at_ms, int) and not over:
+            self._due[view.event_id] = Due(lobby_opens_at_ms, "lobby")
+        elif view.state in ("draft", "lobby") and isinstance(opens_at_ms, int) and not over:
             self._due[view.event_id] = Due(opens_at_ms, "open")
         elif isinstance(closes_at_ms, int) and not (over and self._closed.get(view.event_id) == closes_at_ms):
             self._due[view.event_id] = Due(closes_at_ms, "close")
@@ -102,6 +108,8 @@ class Schedule:
                 reason = "closing time" if due.action == "close" else None
                 await self._backend.control(event_id, due.action, By(SCHEDULE, reason))
             except Refused as refused:
+                if refused.reason == "just_started":
+                    continue
                 log.warning("schedule_put_off", event_id=event_id, action=due.action, detail=refused.detail)
                 if refused.status < 500:
                     self._due.pop(event_id, None)

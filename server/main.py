@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -27,28 +26,21 @@ from engine.backend import Backend
 from engine.backends.memory import MemoryBackend
 from engine.errors import BadConfiguration, Refused, StanchionError, StorageFailed
 from server import logs
-from server.admin import AdminApi
-from server.admin_keys import AdminKeys
 from server.answers import Answer
-from server.api import VisitorApi
 from server.app import App, HttpServer
+from server.assembly import Surroundings, assemble
 from server.clockwork import Schedule, Snapshots, release_due
 from server.config import Config
 from server.gate import Gate
-from server.health import Health
 from server.keys import FOLDER, Keys, load_or_create, watch
-from server.metrics import Metrics
-from server.openapi import document_routes
-from server.places import PlaceDesk
 from server.ports import Ports
-from server.push import Hub
 from server.routes import Listener, Route
-from server.updates import Updates
 from snapshots.journal import Journal, JournalOptions
 from snapshots.storage import DiskStorage
 
 BACKLOG = 4096
 LAST_WORDS_S = 0.25
+ISSUER = "stanchion"
 DEMO_EVENT = "demo"
 DEMO_SETTINGS: Mapping[str, object] = MappingProxyType({"name": "Demo", "batch_size": 5, "batch_interval_s": 10})
 
@@ -64,20 +56,20 @@ class Engine(NamedTuple):
     alarms: Sequence[str]
 
 
-async def open_memory(config: Config, accept_loss: bool) -> Engine:
+async def open_memory(config: Config, accept_loss: bool, draw_key: bytes) -> Engine:
     """Open the journal in the data folder and rebuild the line from it."""
     storage = DiskStorage(config.data)
     options = JournalOptions(
         segment_mib=config.segment_mib, keep_snapshots=config.keep_snapshots, accept_loss=accept_loss
     )
     journal = Journal.open(storage, options)
-    backend = MemoryBackend(journal, monotonic_ms, wall_ms)
+    backend = MemoryBackend(journal, monotonic_ms, wall_ms, draw_key)
     await backend.start()
     return Engine(backend, journal.failed, journal.found.sentences, journal.found.alarms)
 
 
 # Scheme of --backend → how to open it.
-BACKENDS: Mapping[str, Callable[[Config, bool], Coroutine[Any, Any, Engine]]] = MappingProxyType(
+BACKENDS: Mapping[str, Callable[[Config, bool, bytes], Coroutine[Any, Any, Engine]]] = MappingProxyType(
     {"memory": open_memory},
 )
 
@@ -90,6 +82,15 @@ def monotonic_ms() -> int:
 def wall_ms() -> int:
     """Return Unix time in milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+def steady_wall_ms() -> Callable[[], int]:
+    """Return a clock of Unix time that goes on by the monotonic one: no step of the wall clock moves it.
+
+    What is promised to visitors (tokens, windows) goes by it; only scheduled times go by the wall clock itself.
+    """
+    ahead_ms = wall_ms() - monotonic_ms()
+    return lambda: ahead_ms + monotonic_ms()
 
 
 def serve(config: Config, *, accept_loss: bool = False) -> int:
@@ -114,10 +115,11 @@ async def run(config: Config, *, accept_loss: bool = False) -> int:
         )
     with Ports(config) as ports:
         log.info("starting", data=str(config.data))
-        keys, fresh = load_or_create(config.data, wall_ms)
-        engine = await opener(config, accept_loss)
+        now_ms = steady_wall_ms()
+        keys, fresh = load_or_create(config.data, now_ms)
+        engine = await opener(config, accept_loss, keys.ring.draw_key)
         stop = _signals()  # not before: a recovery may be killed at any point, and then is
-        daemon = Daemon(config, keys, engine)
+        daemon = Daemon(config, keys, engine, now_ms, config.public_url or ports.urls[0])
         if config.demo:
             await prepare_demo(engine.backend)
         await daemon.listen(ports)
@@ -167,33 +169,31 @@ class DrainingApp(App):
 class Daemon:
     """The running parts, and their end."""
 
-    def __init__(self, config: Config, keys: Keys, engine: Engine) -> None:
-        backend, origins = engine.backend, frozenset(config.allowed_origins)
+    def __init__(self, config: Config, keys: Keys, engine: Engine, now_ms: Callable[[], int], url: str) -> None:
         self._config = config
-        self._backend = backend
+        self._backend = engine.backend
         self._failed = engine.failed
-        self._hub = Hub(backend, config.push_interval_ms)
-        self._snapshots = Snapshots(backend, time.monotonic, config.snapshot_interval_s, config.snapshot_every_records)
-        self._schedule = Schedule(backend, wall_ms)
+        self._snapshots = Snapshots(
+            engine.backend, time.monotonic, config.snapshot_interval_s, config.snapshot_every_records
+        )
+        self._schedule = Schedule(engine.backend, wall_ms)
         self._ring = keys.ring
         self._servers: list[asyncio.Server] = []
         self._http: list[HttpServer] = []
-        gate = Gate(keys.ring, time.monotonic, config.trusted_proxies)
-        desk = PlaceDesk(backend, keys.ring, wall_ms)
-        updates = Updates(backend, desk, self._hub, origins, time.monotonic)
-        self._health = Health(backend)
-        self._metrics = Metrics(backend, self._hub)
-        admin = AdminApi(backend, gate, time.monotonic, weaker_than_default(config))
-        routes = [
-            *VisitorApi(backend, desk, gate, updates).routes(),
-            *admin.routes(),
-            *AdminKeys(keys.ring).routes(admin),
-            *self._health.routes(),
-            *self._metrics.routes(),
-        ]
-        routes += document_routes(routes, title_version=f"Stanchion {version('stanchion')}")
-        split = [listener_routes(routes, listener) for listener in (Listener.PUBLIC, Listener.ADMIN)]
-        tables = split if config.is_public else [routes]
+        origins = frozenset(config.allowed_origins)
+        around = Surroundings(
+            now_ms,
+            time.monotonic,
+            url,
+            config.public_url or ISSUER,
+            origins,
+            config.push_interval_ms,
+            warnings=weaker_than_default(config),
+        )
+        parts = assemble(engine.backend, keys.ring, Gate(keys.ring, time.monotonic, config.trusted_proxies), around)
+        self._hub, self._health, self._metrics = parts.hub, parts.health, parts.metrics
+        split = [listener_routes(parts.routes, listener) for listener in (Listener.PUBLIC, Listener.ADMIN)]
+        tables = split if config.is_public else [parts.routes]
         self._apps = [DrainingApp(table, observe=self._metrics.observe, allowed_origins=origins) for table in tables]
 
     async def listen(self, ports: Ports) -> None:

@@ -5,20 +5,21 @@ Shared by HTTP, WebSocket and SSE, so that all three say the same.
 
 import re
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
 from hashlib import blake2b
 from secrets import token_urlsafe
+from urllib.parse import quote, urlencode, urlsplit
 
 from aiohttp import hdrs, web
 from multidict import istr
 
+from engine.actor import Entrant, Holder
 from engine.backend import Backend
 from engine.errors import Refused
 from engine.identities import is_identity
-from engine.tokens import LONGEST_TOKEN, QueueToken, QueueTokens, proof_of
-from engine.views import EventView, Place
-from server.key_ring import KeyRing
-from server.wire import EstimateAnswer, EventAnswer, PlaceAnswer, UnprovenPlace
+from engine.tokens import LONGEST_TOKEN, QueueToken, proof_of
+from engine.views import DrawView, EventView, Place
+from server.mint import Mint
+from server.wire import BeaconAnswer, DrawAnswer, EstimateAnswer, EventAnswer, PlaceAnswer, UnprovenPlace
 
 FASTEST_POLL_S = 2
 SLOWEST_POLL_S = 20
@@ -61,41 +62,43 @@ def bearer_of(request: web.BaseRequest) -> str | None:
     return token
 
 
+def holder_of(claims: QueueToken) -> Holder:
+    """Return whom a queue token stands for."""
+    return Holder(claims.arrival, claims.user_id, claims.generation)
+
+
 class PlaceDesk:
-    """Mints and checks queue tokens and renders places. `wall_ms` is Unix time; `epoch` that of the backend.
+    """Takes queue tokens and renders places. Times are Unix time of the mint's clock; `epoch` is the backend's."""
 
-    Tokens are those of the ring's keys, and when the keys change, so do they.
-    """
-
-    def __init__(self, backend: Backend, ring: KeyRing, wall_ms: Callable[[], int]) -> None:
+    def __init__(self, backend: Backend, mint: Mint) -> None:
         self._backend = backend
-        self._ring = ring
-        self._wall_ms = wall_ms
-        self._take_keys()
-        ring.on_change(self._take_keys)
+        self._mint = mint
         self.epoch = backend.status().epoch
 
-    def _take_keys(self) -> None:
-        secrets, signing = self._ring.secrets("queue")
-        self._tokens = QueueTokens(secrets, signing)
-        self._rotated_s = self._ring.signing("queue").signs_from_ms // 1000 if len(secrets) > 1 else None
+    # ---- who it is --------------------------------------------------------------------------------
 
     async def join(
         self, event_id: str, user_id: str | None, enqueue_token: str | None, key: str | None, *, trusted: bool = False
     ) -> Place:
-        """Join on somebody's behalf; `trusted` callers (site keys) prove holding any place."""
+        """Join on somebody's behalf; site keys (`trusted`) and enqueue tokens take over a place that is held."""
         if enqueue_token is not None:
-            raise Refused("bad_enqueue_token", "no key of kind enqueue is registered with this server")
+            return await self._backend.join(event_id, self._signed(event_id, user_id, enqueue_token))
         user_id = user_id_for(event_id, key) if user_id is None else check_user_id(user_id)
-        place = await self._backend.join(event_id, user_id, 0 if key is None else proof_of(key))
-        return place._replace(proven=True) if trusted and not place.proven else place
+        proof = 0 if key is None else proof_of(key)
+        return await self._backend.join(event_id, Entrant(user_id, proof, word="site" if trusted else "visitor"))
+
+    def _signed(self, event_id: str, user_id: str | None, enqueue_token: str) -> Entrant:
+        """Return who an enqueue token says it is."""
+        said = self._mint.enqueue.check(enqueue_token, event_id, self._mint.now_s())
+        if user_id not in (None, said.sub):
+            raise Refused("bad_request", "user_id: the enqueue token is somebody else's", field="user_id")
+        return Entrant(said.identity, proof_of(f"enqueue {said.jti}"), said.priority, said.size, "enqueue")
 
     def claims(self, request: web.BaseRequest, event_id: str, *, cookie: bool) -> QueueToken:
         """Return the claims of the token a request carries, as bearer or (GETs only) as the page's cookie."""
         token = bearer_of(request)
         if token is None and cookie and hdrs.COOKIE in request.headers:
-            name = f"stanchion-{event_id}"
-            token = request.cookies.get(f"__Host-{name}") or request.cookies.get(name)
+            token = cookie_of(request, event_id)
         if token is None:
             raise Refused("bad_token", "a queue token is required: Authorization: Bearer …")
         return self.check(token, event_id)
@@ -104,24 +107,48 @@ class PlaceDesk:
         """Return the claims of a token; raises Refused("bad_token")."""
         if len(token) > LONGEST_TOKEN:
             raise Refused("bad_token", "the token is too long")
-        return self._tokens.check(token, event_id, self.epoch, self._wall_ms() // 1000)
+        return self._mint.queue.check(token, event_id, self.epoch, self._mint.now_s())
 
-    def mint(self, place: Place) -> str:
-        """Return a token for a place."""
-        now_s = self._wall_ms() // 1000
-        return self._tokens.mint(place.event_id, place.user_id, place.arrival, place.number, 0, self.epoch, now_s)
+    async def touch(self, claims: QueueToken, *, visible: bool = True) -> Place:
+        """Answer the place a token stands for and note its holder's presence.
+
+        A place that is not there, of an epoch whose end may have been lost, is taken up again on the token's word.
+        """
+        holder = holder_of(claims)
+        try:
+            return await self._backend.touch(claims.event_id, holder, visible=visible)
+        except Refused as refused:
+            if refused.code != "not_found" or claims.epoch >= self.epoch:
+                raise
+        return await self._backend.readmit(claims.event_id, holder, claims.epoch, claims.issued_s * 1000)
+
+    def token_for(self, place: Place) -> str:
+        """Return a queue token for a place's holder."""
+        number, now_s = place.number or 0, self._mint.now_s()
+        return self._mint.queue.mint(
+            place.event_id, place.user_id, place.arrival, number, place.generation, self.epoch, now_s
+        )
 
     def renewed(self, claims: QueueToken, place: Place) -> str | None:
-        """Return a fresh token when the old one is past half its life, or from before a rotation still under way."""
-        is_old = self._rotated_s is not None and claims.issued_s <= self._rotated_s
-        return self.mint(place) if is_old or claims.past_half_life(self._wall_ms() // 1000) else None
+        """Return a fresh token for the holder: past half its life, from before a rotation, or without its number."""
+        if not place.proven:
+            return None
+        is_old = claims.past_half_life(self._mint.now_s()) or self._mint.is_of_an_old_key(claims.issued_s)
+        return self.token_for(place) if is_old or claims.number != (place.number or 0) else None
+
+    # ---- what it looks like -----------------------------------------------------------------------
 
     def render(self, place: Place, token: str | None, shown: int | None = None) -> PlaceAnswer:
-        """Return the wire form of a place; a position is never above what this visitor was shown."""
+        """Return the wire form of a place; a position is never above what this visitor was shown.
+
+        Who is let in is handed a pass, minted now: as often as they ask, it is the same admission.
+        """
         position = place.position
         if position is not None and shown is not None and shown < position:
             position = shown
-        estimate = place.estimate
+        estimate, now_ms = place.estimate, self._mint.now_ms()
+        is_let_in = place.status == "ready" and place.proven and place.window_ms is not None
+        pass_, expires_ms, enter_url = self._pass(place, now_ms) if is_let_in else (None, None, None)
         return PlaceAnswer(
             place.event_id,
             place.user_id,
@@ -134,18 +161,26 @@ class PlaceDesk:
             place.waiting,
             estimate and estimate.seconds,
             estimate and EstimateAnswer(estimate[1], estimate[2], estimate[3], estimate[4]),
-            1.0 if position is None else round(1 - (position - 1) / max(place.number, position), 4),
+            progress_of(place, position),
             token,
-            None,
-            None,
-            None,
+            pass_,
+            expires_ms,
+            enter_url,
             poll_after_s(estimate.seconds if estimate else 0, place.presence_timeout_s),
             place.message,
-            self._wall_ms(),
+            now_ms,
             self.epoch,
             place.version,
             False,
         )
+
+    def _pass(self, place: Place, now_ms: int) -> tuple[str, int, str | None]:
+        """Return the pass of somebody ready, until when to use it, and the address that takes it to the shop."""
+        assert place.number is not None and place.window_ms is not None, "who is ready has a number and a window"
+        expires_ms = now_ms + place.window_ms
+        who = (place.event_id, place.user_id, place.number, place.release)
+        pass_ = self._mint.passes.mint(*who, self.epoch, now_ms // 1000, -(-expires_ms // 1000))
+        return pass_, expires_ms, enter_url_of(place.event_id, pass_, place.return_to)
 
     def render_event(self, view: EventView) -> EventAnswer:
         """Return the public form of an event."""
@@ -155,7 +190,7 @@ class PlaceDesk:
             view.name,
             view.state,  # type: ignore[arg-type]
             view.reason,
-            self._wall_ms(),
+            self._mint.now_ms(),
             settings["lobby_opens_at_ms"],  # type: ignore[arg-type]
             settings["opens_at_ms"],  # type: ignore[arg-type]
             settings["closes_at_ms"],  # type: ignore[arg-type]
@@ -164,8 +199,46 @@ class PlaceDesk:
             round(view.rate_per_minute, 2),
             view.message,
             view.outcome,
-            None,
+            None if view.draw is None else render_draw(view, view.draw),
         )
+
+
+def render_draw(view: EventView, draw: DrawView) -> DrawAnswer:
+    """Return the public form of a draw."""
+    beacon = None if draw.beacon is None else BeaconAnswer(draw.beacon, draw.beacon_value)
+    return DrawAnswer(
+        view.event_id,
+        view.state,  # type: ignore[arg-type]
+        draw.draw_id,
+        draw.algorithm,
+        draw.commitment,
+        beacon,
+        draw.seed,
+        draw.count,
+        draw.entries_sha256,
+    )
+
+
+def enter_url_of(event_id: str, pass_: str, return_to: str | None) -> str | None:
+    """Return the address on the shop's own origin that redeems a pass, None where no address to return to is set."""
+    if return_to is None:
+        return None
+    parts = urlsplit(return_to)
+    query = urlencode({"event": event_id, "pass": pass_, "to": return_to}, quote_via=quote)
+    return f"{parts.scheme}://{parts.netloc}/.stanchion/enter?{query}"
+
+
+def cookie_of(request: web.BaseRequest, event_id: str) -> str | None:
+    """Return the queue token in the page's cookie."""
+    name = f"stanchion-{event_id}"
+    return request.cookies.get(f"__Host-{name}") or request.cookies.get(name)
+
+
+def progress_of(place: Place, position: int | None) -> float:
+    """Return how much of the way is behind this visitor, 0 to 1."""
+    if position is None:
+        return 0.0 if place.status == "lobby" else 1.0
+    return round(1 - (position - 1) / max(place.number or 1, position), 4)
 
 
 def unproven(place: Place) -> UnprovenPlace:

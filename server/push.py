@@ -17,14 +17,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fcntl import ioctl
+from termios import TIOCOUTQ
+from typing import Protocol
 
 import msgspec
 import structlog
 from sortedcontainers import SortedDict
 
+from engine.actor import Holder, Whom
 from engine.backend import Backend
 from engine.errors import Refused
-from engine.views import EventChanged, EventGone, Notice, PlacesChanged
+from engine.views import EventChanged, EventGone, LineDrawn, Notice, Place, PlacesChanged
+from server.wire import PlaceAnswer
 
 SLICE_S = 0.002
 SOCKETS_PER_RANKING = 64
@@ -52,14 +57,25 @@ def close_frame(code: int) -> bytes:
 
 
 class Socket:
-    """One connected visitor: where they stand, what they were shown last, and the transport to write to."""
+    """One connected visitor: who and where they are, what they were shown last, and the transport to write to."""
 
-    __slots__ = ("arrival", "closed", "event_id", "heard_s", "is_stream", "order", "shown", "slow_since_s", "transport")
+    __slots__ = (
+        "closed",
+        "event_id",
+        "heard_s",
+        "holder",
+        "is_stream",
+        "order",
+        "shown",
+        "slow_since_s",
+        "transport",
+        "visible",
+    )
 
     def __init__(
         self,
         event_id: str,
-        arrival: int,
+        holder: Holder,
         order: int,
         transport: asyncio.Transport,
         *,
@@ -68,7 +84,8 @@ class Socket:
         now_s: float,
     ) -> None:
         self.event_id = event_id
-        self.arrival = arrival
+        self.holder = holder
+        self.visible = True
         self.order = order
         self.transport = transport
         self.shown = shown or 2**53
@@ -111,15 +128,24 @@ class Audience:
     swept_at_s: float = 0.0
 
 
+class Desk(Protocol):
+    """Whoever renders places."""
+
+    def render(self, place: Place, token: str | None, shown: int | None = None) -> PlaceAnswer:
+        """Return the wire form of a place."""
+
+
 class Hub:
     """All sockets of this process. `run` is a core task: when it ends, the process ends."""
 
-    def __init__(self, backend: Backend, push_interval_ms: int = 500) -> None:
+    def __init__(self, backend: Backend, desk: Desk, push_interval_ms: int = 500) -> None:
         self._backend = backend
+        self._desk = desk
         self._interval_s = push_interval_ms / 1000
         self._epoch = backend.status().epoch
         self._audiences: dict[str, Audience] = {}
         self._pings: deque[Socket] = deque()
+        self._heard: list[Socket] = []
         self._wake = asyncio.Event()
         self._counts = {"sockets": 0, "sweeps": 0, "pushes": 0, "slow_skipped": 0, "slow_closed": 0, "dead_closed": 0}
         self._sweep_s = 0.0
@@ -183,20 +209,55 @@ class Hub:
         if isinstance(notice, PlacesChanged):
             await self._tell_changed(audience, notice)
             audience.dirty = True
+        elif isinstance(notice, LineDrawn):
+            await self._rearrange(audience)
+            audience.dirty = True
         elif isinstance(notice, EventChanged):
             await self._tell_event(notice)
         elif isinstance(notice, EventGone):
             await self._each(self._all(notice.event_id), lambda socket: socket.end(CLOSE_GONE))
 
     async def _tell_changed(self, audience: Audience, notice: PlacesChanged) -> None:
-        payload = _CHANGED.get(notice.status, _CHANGED_OTHERWISE) % (notice.status.encode(), notice.version)
-        told = 0
+        """Tell those concerned what they are now, in slices: whoever is let in is handed a pass of their own."""
+        slice_s = time.monotonic()
         for arrival in notice.arrivals:
-            for socket in audience.sockets.get(self._backend.line_order(notice.event_id, arrival), ()):
-                self._deliver(socket, payload, notice.version)
-                told += 1
-                if told % SOCKETS_PER_RANKING == 0:
-                    await asyncio.sleep(0)
+            sockets = audience.sockets.get(self._backend.line_order(notice.event_id, arrival))
+            if sockets:
+                place = await self._backend.find(notice.event_id, Whom(arrival=arrival))
+                for socket in list(sockets):
+                    self._tell_place(socket, place)
+            if time.monotonic() - slice_s > SLICE_S:
+                await asyncio.sleep(0)
+                slice_s = time.monotonic()
+
+    def _tell_place(self, socket: Socket, place: Place) -> None:
+        """Push a whole place; a socket from before a transfer sees it without the pass."""
+        is_holder = socket.holder.generation >= place.generation
+        answer = self._desk.render(place._replace(proven=is_holder), None, socket.shown)
+        if answer.position is not None:
+            socket.shown = answer.position
+        payload = ready_push(answer) if answer.pass_ is not None else place_push(answer)
+        self._deliver(socket, payload, place.version)
+
+    async def _rearrange(self, audience: Audience) -> None:
+        """Put those who were in the lobby where their numbers are, and tell them; in slices."""
+        slice_s = time.monotonic()
+        for order in list(audience.sockets):
+            sockets = audience.sockets.get(order, [])
+            first = sockets[0] if sockets else None
+            if first is None or (now := self._backend.line_order(first.event_id, first.holder.arrival)) == order:
+                continue
+            del audience.sockets[order]
+            audience.sockets.setdefault(now, []).extend(sockets)
+            for socket in sockets:
+                socket.order = now
+            place = await self._backend.find(first.event_id, Whom(arrival=first.holder.arrival))
+            for socket in sockets:
+                if not socket.closed:
+                    self._tell_place(socket, place)
+            if time.monotonic() - slice_s > SLICE_S:
+                await asyncio.sleep(0)
+                slice_s = time.monotonic()
 
     async def _tell_event(self, notice: EventChanged) -> None:
         try:
@@ -240,7 +301,7 @@ class Hub:
 
     def _push_positions(self, event_id: str, audience: Audience, orders: Sequence[int]) -> None:
         sockets = [socket for order in orders for socket in audience.sockets.get(order, ())]
-        ranking = self._backend.ranks(event_id, [socket.arrival for socket in sockets])
+        ranking = self._backend.ranks(event_id, [socket.holder.arrival for socket in sockets])
         version, waits, slow = ranking.version, ranking.waits, 0
         for socket, position, wait_s in zip(sockets, ranking.positions, waits, strict=True):
             if 0 < position < socket.shown:
@@ -277,6 +338,10 @@ class Hub:
             await asyncio.sleep(1.0)
             due = len(self._pings) // int(PING_EVERY_S) + 1
             await self._each(self._turn(due), self._ping)
+            heard, self._heard = self._heard, []
+            for socket in heard:
+                with suppress(Refused):  # the place or the event is gone, or the disk is full: presence can wait
+                    await self._backend.touch(socket.event_id, socket.holder)
 
     def _turn(self, count: int) -> Iterator[Socket]:
         for _ in range(min(count, len(self._pings))):
@@ -288,8 +353,10 @@ class Hub:
     def _ping(self, socket: Socket) -> None:
         now_s = time.monotonic()
         if socket.is_stream:
-            if socket.takes():
+            if socket.takes() and _has_acknowledged(socket.transport):
                 socket.heard_s = now_s
+                self._heard.append(socket)
+            if socket.takes():
                 socket.transport.write(b":\n\n")
         elif now_s - socket.heard_s > DEAD_AFTER_S:
             self._counts["dead_closed"] += 1
@@ -315,10 +382,45 @@ class Hub:
 
 
 _POSITION = b'{"type":"place","position":%d,"ahead":%d,"estimated_wait_seconds":%d,"version":%d}'
-_CHANGED_OTHERWISE = b'{"type":"place","status":"%b","position":null,"ahead":null,"version":%d}'
-_CHANGED = {
-    "ready": b'{"type":"ready","status":"%b","pass":null,"pass_expires_ms":null,"enter_url":null,"version":%d}',
-}
+
+
+def _has_acknowledged(transport: asyncio.Transport) -> bool:
+    """Return whether the peer has taken in all that was sent: a stream says nothing, so this is its word of presence.
+
+    The last ping went out PING_EVERY_S ago; a half-open connection leaves it unacknowledged.
+    """
+    descriptor = transport.get_extra_info("socket")
+    return descriptor is not None and not any(ioctl(descriptor.fileno(), TIOCOUTQ, bytes(4)))
+
+
+def place_push(answer: PlaceAnswer) -> bytes:
+    """Return the push of a whole place."""
+    return _encode(_PlacePush(*(getattr(answer, name) for name in answer.__struct_fields__)))
+
+
+def ready_push(answer: PlaceAnswer) -> bytes:
+    """Return the push that lets somebody in."""
+    return _encode(
+        _ReadyPush(answer.status, answer.pass_, answer.pass_expires_ms, answer.enter_url, answer.epoch, answer.version)
+    )
+
+
+class _PlacePush(PlaceAnswer, tag_field="type", tag="place"):
+    """The whole place."""
+
+
+class _ReadyPush(msgspec.Struct, tag_field="type", tag="ready", rename={"pass_": "pass"}):
+    """It is this visitor's turn."""
+
+    status: str
+    pass_: str | None
+    pass_expires_ms: int | None
+    enter_url: str | None
+    epoch: int
+    version: int
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 def _groups(sockets: "SortedDict[int, list[Socket]]", size: int) -> Iterator[list[int]]:

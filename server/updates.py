@@ -13,16 +13,17 @@ from urllib.parse import urlsplit
 import msgspec
 from aiohttp import WSMsgType, hdrs, web
 
+from engine.actor import Holder
 from engine.backend import Backend
 from engine.errors import Refused
 from engine.views import Place
 from server.answers import Answer
 from server.app import Connection
-from server.places import PlaceDesk
-from server.push import CLOSE_BACK_OFF, Hub, Socket
+from server.places import PlaceDesk, holder_of
+from server.push import CLOSE_BACK_OFF, Hub, Socket, place_push
 from server.routes import Call
 from server.strict_json import decode_strictly
-from server.wire import FirstMessage, LaterMessage, PlaceAnswer
+from server.wire import FirstMessage, LaterMessage
 
 FIRST_MESSAGE_S = 5.0
 MESSAGE_LIMIT = 4096
@@ -37,10 +38,6 @@ CLOSE_CODES = {
     "too_many_requests": 4429,
     "bad_request": 1008,
 }
-
-
-class _PlacePush(PlaceAnswer, tag_field="type", tag="place"):
-    """The first push: the whole place."""
 
 
 class _ErrorPush(msgspec.Struct, tag_field="type", tag="error"):
@@ -98,12 +95,12 @@ class Updates:
         try:
             if transport is None:
                 return ws
-            place, token, shown = await self._first(ws, call.event_id)
-            socket = self._connect(place, transport, shown, is_stream=False)
+            place, holder, token, shown = await self._first(ws, call.event_id)
+            socket = self._connect(place, holder, transport, shown, is_stream=False)
             try:
                 socket.write(self._whole(place, token, shown), self._desk.epoch, place.version)
                 self._hub.add(socket)
-                await self._listen(ws, socket, place)
+                await self._listen(ws, socket)
             finally:
                 self._hub.remove(socket)
         except Refused as refused:
@@ -112,8 +109,8 @@ class Updates:
             await _refuse(ws, Refused("timeout", "no first message in time"))
         return ws
 
-    async def _first(self, ws: web.WebSocketResponse, event_id: str) -> tuple[Place, str | None, int | None]:
-        """Read the first message; returns the place it proves, a token to hand out, and the position shown last."""
+    async def _first(self, ws: web.WebSocketResponse, event_id: str) -> tuple[Place, Holder, str | None, int | None]:
+        """Read the first message; returns the place, who holds it, a token to hand out, and what was shown last."""
         message = await ws.receive(self._first_message_s)
         if message.type is not WSMsgType.TEXT:
             raise Refused("bad_request", "the first message must be text")
@@ -125,14 +122,16 @@ class Updates:
             place = await self._desk.join(event_id, join.user_id, join.enqueue_token, join.idempotency_key)
             if not place.proven:
                 raise Refused("bad_token", "this place is held by somebody; show its token or Idempotency-Key")
-            return place, self._desk.mint(place), first.shown
+            holder = Holder(place.arrival, place.user_id, place.generation)
+            return place, holder, self._desk.token_for(place), first.shown
         assert first.token is not None
         claims = self._desk.check(first.token, event_id)
-        place = await self._backend.touch(event_id, claims.arrival, claims.user_id)
-        return place, self._desk.renewed(claims, place), first.shown
+        place = await self._desk.touch(claims)
+        return place, holder_of(claims), self._desk.renewed(claims, place), first.shown
 
-    async def _listen(self, ws: web.WebSocketResponse, socket: Socket, place: Place) -> None:
-        """Take what the client says until it goes."""
+    async def _listen(self, ws: web.WebSocketResponse, socket: Socket) -> None:
+        """Take what the client says until it goes; a pong of a hidden tab is no more than that it is still there."""
+        event_id, holder = socket.event_id, socket.holder
         while True:
             message = await ws.receive()
             socket.heard_s = self._monotonic_s()
@@ -141,23 +140,21 @@ class Updates:
             elif message.type is WSMsgType.TEXT:
                 later = decode_strictly(message.data, LaterMessage)
                 if later.leave:
-                    await self._backend.leave(place.event_id, place.arrival, place.user_id)
+                    await self._backend.leave(event_id, holder)
                     continue
-                await self._backend.touch(
-                    place.event_id, place.arrival, place.user_id, visible=later.visible is not False
-                )
-                continue
+                if later.visible is not None:
+                    socket.visible = later.visible
             elif message.type is not WSMsgType.PONG:
                 if message.type is WSMsgType.BINARY:
                     raise Refused("bad_request", "messages are text")
                 return
-            await self._backend.touch(place.event_id, place.arrival, place.user_id)
+            await self._backend.touch(event_id, holder, visible=socket.visible)
 
     # ---- SSE --------------------------------------------------------------------------------------------
 
     async def _stream(self, call: Call) -> Answer | web.StreamResponse:
         claims = self._desk.claims(call.request, call.event_id, cookie=True)
-        place = await self._backend.touch(call.event_id, claims.arrival, claims.user_id)
+        place = await self._desk.touch(claims)
         transport = call.request.transport
         if transport is None:
             raise ConnectionResetError("the client is gone")
@@ -165,7 +162,7 @@ class Updates:
         response.keep_alive = False
         response.is_stream = True
         await response.prepare(call.request)
-        socket = self._connect(place, transport, None, is_stream=True)
+        socket = self._connect(place, holder_of(claims), transport, None, is_stream=True)
         token = self._desk.renewed(claims, place)
         socket.write(self._whole(place, token, None), self._desk.epoch, place.version)
         self._hub.add(socket)
@@ -179,16 +176,17 @@ class Updates:
 
     # ---- both -------------------------------------------------------------------------------------------
 
-    def _connect(self, place: Place, transport: asyncio.Transport, shown: int | None, *, is_stream: bool) -> Socket:
+    def _connect(
+        self, place: Place, holder: Holder, transport: asyncio.Transport, shown: int | None, *, is_stream: bool
+    ) -> Socket:
         if place.position is not None:
             shown = min(shown or place.position, place.position)
         order = self._backend.line_order(place.event_id, place.arrival)
         now_s = self._monotonic_s()
-        return Socket(place.event_id, place.arrival, order, transport, shown=shown, is_stream=is_stream, now_s=now_s)
+        return Socket(place.event_id, holder, order, transport, shown=shown, is_stream=is_stream, now_s=now_s)
 
     def _whole(self, place: Place, token: str | None, shown: int | None) -> bytes:
-        answer = self._desk.render(place, token, shown)
-        return msgspec.json.encode(_PlacePush(*(getattr(answer, name) for name in answer.__struct_fields__)))
+        return place_push(self._desk.render(place, token, shown))
 
 
 def _host_of(origin: str) -> str:

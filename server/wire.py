@@ -13,10 +13,12 @@ UserId: TypeAlias = Annotated[
     str, msgspec.Meta(min_length=1, max_length=128, description="1–128 bytes of UTF-8, no control characters")
 ]
 IdempotencyKey: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern="^[!-~]+$")]
+Token: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
 Shown: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_MS, description="the position shown last; never exceeded")]
 Status: TypeAlias = Literal[
     "lobby", "waiting", "parked", "ready", "active", "completed", "expired", "left", "removed", "closed"
 ]
+EventState: TypeAlias = Literal["draft", "lobby", "open", "paused", "closed"]
 
 
 class JoinRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -61,10 +63,31 @@ class HeartbeatRequest(msgspec.Struct, forbid_unknown_fields=True):
     visible: bool = True
 
 
-class CompleteRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Whose stay in the booking flow ends, and how."""
+class AcceptRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The one-time code that another device showed."""
 
-    user_id: UserId
+    code: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+
+
+class ExtendRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Whose session goes on, when a site asks; a visitor's queue token says it all."""
+
+    session: Token | None = None
+    user_id: UserId | None = None
+
+
+class RedeemRequest(msgspec.Struct, forbid_unknown_fields=True, rename={"pass_": "pass"}):
+    """The pass a visitor came with."""
+
+    pass_: Token
+
+
+class CompleteRequest(msgspec.Struct, forbid_unknown_fields=True, rename={"pass_": "pass"}):
+    """Whose stay in the booking flow ends (exactly one of the three), and how."""
+
+    user_id: UserId | None = None
+    pass_: Token | None = None
+    session: Token | None = None
     outcome: Literal["completed", "abandoned"] = "completed"
 
 
@@ -117,18 +140,80 @@ class CompletedAnswer(msgspec.Struct):
     """The ended stay."""
 
     user_id: str
-    number: int
+    number: int | None
     status: Status
     version: int
 
 
-class DrawAnswer(msgspec.Struct):
-    """The lobby's draw."""
+class SessionAnswer(msgspec.Struct):
+    """A session in the booking flow: the site may trust `session` until it expires, and extend it up to the maximum."""
 
-    commitment: str
-    seed: str | None
+    user_id: str
+    number: int
+    status: Status
+    session: str
+    session_expires_ms: int
+    session_max_expires_ms: int
+    version: int
+
+
+class TransferAnswer(msgspec.Struct):
+    """A code that moves the place to another device: good once, until `expires_ms`; `url` opens the page with it."""
+
+    code: str
+    url: str
+    expires_ms: int
+
+
+class ReceiptAnswer(msgspec.Struct):
+    """A signed statement that this visitor joined, to be kept: `stanchion verify --receipt` checks it."""
+
+    receipt: str
+
+
+class BeaconAnswer(msgspec.Struct):
+    """A public value that was named before the draw; `value` is null until the event has opened."""
+
+    name: str
+    value: str | None
+
+
+class DrawAnswer(msgspec.Struct):
+    """The lobby's draw: what was bound beforehand, and, once the event has opened, all it takes to recompute it."""
+
+    event_id: str
+    state: EventState
+    draw_id: str
     algorithm: str
+    commitment: str
+    beacon: BeaconAnswer | None
+    seed: str | None
     count: int | None
+    entries_sha256: str | None
+
+
+class DrawnEntry(msgspec.Struct):
+    """One line of the draw's entries."""
+
+    arrival: int
+    number: int
+
+
+class PassKey(msgspec.Struct):
+    """A public key for passes (RFC 8037)."""
+
+    kty: Literal["OKP"]
+    crv: Literal["Ed25519"]
+    x: str
+    kid: str
+    use: str
+    alg: str
+
+
+class PassKeys(msgspec.Struct):
+    """The public keys that passes are signed with; a new one is published before it signs."""
+
+    keys: list[PassKey]
 
 
 class EventAnswer(msgspec.Struct):
@@ -136,7 +221,7 @@ class EventAnswer(msgspec.Struct):
 
     event_id: str
     name: str
-    state: Literal["draft", "lobby", "open", "paused", "closed"]
+    state: EventState
     reason: str | None
     now_ms: int
     lobby_opens_at_ms: int | None

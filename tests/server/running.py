@@ -12,20 +12,15 @@ from multidict import CIMultiDictProxy
 
 from engine.backends.memory import MemoryBackend
 from engine.tokens import QueueTokens
-from server.admin import AdminApi
-from server.admin_keys import AdminKeys
-from server.api import VisitorApi
 from server.app import App
+from server.assembly import Surroundings, assemble
 from server.gate import Gate
 from server.health import Health
 from server.keys import Keys, load_or_create
 from server.metrics import Metrics
-from server.openapi import document_routes
-from server.places import PlaceDesk
 from server.ports import bind
 from server.push import Hub
 from server.routes import Route
-from server.updates import Updates
 from snapshots.journal import Journal, JournalOptions
 from snapshots.storage import DiskStorage
 
@@ -101,22 +96,13 @@ async def running(
     """Run a server until the block ends."""
     keys, _ = load_or_create(folder, wall_ms)
     journal = Journal.open(DiskStorage(folder), JournalOptions(segment_mib=1))
-    backend = MemoryBackend(journal, monotonic_ms, wall_ms)
+    backend = MemoryBackend(journal, monotonic_ms, wall_ms, keys.ring.draw_key)
     await backend.start()
-    hub = Hub(backend)
-    gate = Gate(keys.ring, time.monotonic)
-    desk = PlaceDesk(backend, keys.ring, wall_ms)
-    updates = Updates(backend, desk, hub, frozenset((ORIGIN,)), time.monotonic, first_message_s)
-    health, metrics = Health(backend), Metrics(backend, hub)
-    admin = AdminApi(backend, gate, time.monotonic)
-    routes = [
-        *VisitorApi(backend, desk, gate, updates).routes(),
-        *admin.routes(),
-        *AdminKeys(keys.ring).routes(admin),
-        *health.routes(),
-        *metrics.routes(),
-    ]
-    routes += document_routes(routes, title_version="Stanchion 0.1.0")
+    around = Surroundings(
+        wall_ms, time.monotonic, allowed_origins=frozenset((ORIGIN,)), first_message_s=first_message_s
+    )
+    parts = assemble(backend, keys.ring, Gate(keys.ring, time.monotonic), around)
+    hub, health, metrics, routes = parts.hub, parts.health, parts.metrics, parts.routes
     app = App(routes, observe=metrics.observe, allowed_origins=frozenset((ORIGIN,)), body_timeout_s=body_timeout_s)
     http = app.server()
     (bound,) = bind("127.0.0.1", 0, "port")

@@ -1,0 +1,75 @@
+"""Assembly: the parts that speak, put together over a backend and a key ring; the daemon and its tests use the same."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from engine.backend import Backend
+from server.admin import AdminApi
+from server.admin_keys import AdminKeys
+from server.api import VisitorApi
+from server.draws import Draws
+from server.gate import Gate
+from server.health import Health
+from server.key_ring import KeyRing
+from server.metrics import Metrics
+from server.mint import Mint
+from server.moving import Moving
+from server.openapi import document_routes
+from server.places import PlaceDesk
+from server.push import Hub
+from server.routes import Route
+from server.site import SiteApi
+from server.updates import FIRST_MESSAGE_S, Updates
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What speaks, and all the rows it answers."""
+
+    hub: Hub
+    health: Health
+    metrics: Metrics
+    mint: Mint
+    routes: list[Route]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the parts need to know of the process.
+
+    `now_ms` is Unix time that no step of the wall clock moves, `monotonic_s` times silence; `url` is how visitors
+    reach this server ("" where that is not known), `issuer` what tokens say they come from, through every restart.
+    """
+
+    now_ms: Callable[[], int]
+    monotonic_s: Callable[[], float]
+    url: str = ""
+    issuer: str = "stanchion"
+    allowed_origins: frozenset[str] = frozenset()
+    push_interval_ms: int = 500
+    first_message_s: float = FIRST_MESSAGE_S
+    warnings: Sequence[str] = ()
+
+
+def assemble(backend: Backend, ring: KeyRing, gate: Gate, around: Surroundings) -> Parts:
+    """Return the parts over one backend."""
+    mint = Mint(ring, around.now_ms, around.issuer)
+    desk = PlaceDesk(backend, mint)
+    hub = Hub(backend, desk, around.push_interval_ms)
+    updates = Updates(backend, desk, hub, around.allowed_origins, around.monotonic_s, around.first_message_s)
+    health, metrics = Health(backend), Metrics(backend, hub)
+    admin = AdminApi(backend, gate, around.monotonic_s, around.warnings)
+    site = SiteApi(backend, mint, gate)
+    moving = Moving(backend, mint, around.url)
+    routes = [
+        *VisitorApi(backend, desk, mint, moving, gate, updates, site).routes(),
+        *Draws(backend).routes(),
+        *site.routes(),
+        *admin.routes(),
+        *AdminKeys(ring).routes(admin),
+        *health.routes(),
+        *metrics.routes(),
+    ]
+    routes += document_routes(routes, title_version=f"Stanchion {version('stanchion')}")
+    return Parts(hub, health, metrics, mint, routes)
