@@ -29,6 +29,7 @@ PASS = Kind("pass", "stanchion-pass+jwt", "bad_token", 1024)
 RELEASES = 2
 CACHED_PASSES = 4096
 SHORTEST_ID_KEY = 32
+LONGEST_ISSUER_BYTES = 200
 _Digest = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{22}$")]
 
 
@@ -66,12 +67,14 @@ class Passes:
 
     The keys are raw, 32 bytes each; `public` need not list the signing key. `id_key` makes the jti and must outlive
     every rotation of the others; `issuer` is the `iss` of what is minted, and the only one that is taken.
-    Raises ValueError for keys that are none.
+    Raises ValueError for keys that are none and an issuer too long for PASS.longest.
     """
 
     def __init__(self, signing: tuple[str, bytes], public: Mapping[str, bytes], id_key: bytes, issuer: str) -> None:
         if len(id_key) < SHORTEST_ID_KEY:
             raise ValueError(f"the pass id key is shorter than {SHORTEST_ID_KEY} bytes")
+        if len(issuer.encode()) > LONGEST_ISSUER_BYTES:
+            raise ValueError(f"the issuer is longer than {LONGEST_ISSUER_BYTES} bytes")
         key_id, seed = signing
         self._signing = signing_key(key_id, seed)
         own = public_of(seed)
@@ -101,7 +104,7 @@ class Passes:
     def check(self, token: str, event_id: str, epoch: int) -> PassClaims:
         """Return the claims of a pass for this event; raises Refused("bad_token") saying what is wrong.
 
-        About 170 µs the first time a pass is seen and 0.5 µs after.
+        About 170 µs the first time a pass is seen and far below one after.
         """
         claims = self._checked.get(token) or self._verified(token)
         if claims.aud != event_id or claims.ev != event_id:

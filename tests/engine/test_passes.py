@@ -175,6 +175,14 @@ def test_claims_take_400_bytes_and_a_pass_600_at_most() -> None:
     assert len(msgspec.json.encode(parts_of(longest)[1])) <= 400
 
 
+def test_the_longest_names_and_numbers_make_a_pass_that_is_taken() -> None:
+    passes = Passes(("k" * 64, SEED), {}, ID_KEY, "i" * 200)
+    token = passes.mint("e" * 64, "u" * 128, 2**53 - 1, 2, 2**53 - 1, 2**53 - 1, 2**53 - 1)
+    assert passes.check(token, "e" * 64, 2**53 - 1).num == 2**53 - 1
+    with pytest.raises(ValueError, match="issuer is longer"):
+        Passes(("p1", SEED), {}, ID_KEY, "i" * 201)
+
+
 def test_keys_that_are_none_are_refused() -> None:
     with pytest.raises(ValueError, match="pass id key"):
         Passes(("p1", SEED), {}, b"short", "stanchion")
