@@ -42,7 +42,8 @@ class KeyFacts(Struct):
     """What may be known of a key: never its secret.
 
     `state` is published (others may see it, it does not sign yet), active, or ending (believed until `until_ms`).
-    `events` are those it is good for, null for all. `public_key` is base64url.
+    `events` are those it is good for, null for all. `public_key` is base64url. `file` of the server's folder of keys
+    holds its text.
     """
 
     id: str
@@ -55,6 +56,7 @@ class KeyFacts(Struct):
     until_ms: int | None
     state: Literal["published", "active", "ending"]
     public_key: str | None
+    file: str | None
 
 
 class KeysAnswer(Struct):
@@ -114,10 +116,20 @@ class AdminKeys:
     def routes(self, admin: AdminApi) -> list[Route]:
         """Return the rows, behind the admin API's gate."""
         made, once = {201: NewKeyAnswer}, {"Idempotency-Key": "a repeated call with the same key makes one key"}
-        changing: dict[str, Any] = {"role": "owner", "problems": (404, 409, 503)}
+        changing: dict[str, Any] = {"role": "owner", "problems": (404, 409)}
         return [
             admin.row("GET", PATH, self.list_keys, "All keys, without their secrets", {200: KeysAnswer}),
-            admin.row("POST", PATH, self.create_key, "Make a key", made, body=NewKeyRequest, headers=once, **changing),
+            admin.row(
+                "POST",
+                PATH,
+                self.create_key,
+                "Make a key",
+                made,
+                role="owner",
+                body=NewKeyRequest,
+                headers=once,
+                problems=(409,),
+            ),
             admin.row(
                 "POST",
                 f"{PATH}/rotate",
@@ -133,26 +145,17 @@ class AdminKeys:
 
     async def list_keys(self, call: Call, actor: str) -> Answer:
         """Answer ids, names, roles, scopes and states."""
-        order = {kind: place for place, kind in enumerate(LISTED)}
-        keys = sorted(self._ring.listed(), key=lambda key: (order[key.kind], key.created_ms))
-        return json_answer(KeysAnswer([facts_of(self._ring, key) for key in keys]))
+        return json_answer(KeysAnswer(all_facts(self._ring)))
 
     async def create_key(self, call: Call, actor: str) -> Answer:
         """Make a key. For site, admin and replication keys the answer holds the secret, this once."""
-        body: NewKeyRequest = call.body
-        public = None if body.public_key is None else read_public_key(body.public_key)
         async with self._changing:
-            change = self._ring.creation(body.kind, body.name, role=body.role, events=body.events, public=public)
-            return await self._made(change, actor, body.note)
+            return await self._made(creation(self._ring, call.body), actor, call.body.note)
 
     async def rotate_key(self, call: Call, actor: str) -> Answer:
         """Make a key's successor: same name, role and scope. Nothing the old one signed is void before its end."""
-        body: RotateRequest = call.body
-        wanted = body.id or body.kind
-        if wanted is None or (body.id is not None and body.kind is not None):
-            raise Refused("bad_request", "name the key by id, or by kind", field="id")
         async with self._changing:
-            return await self._made(self._ring.rotation(wanted, body.overlap_s), actor, body.note)
+            return await self._made(rotation(self._ring, call.body), actor, call.body.note)
 
     async def revoke_key(self, call: Call, actor: str) -> Answer:
         """End a key at once, with everything it signed. The last of a kind that is needed is refused: rotate it."""
@@ -163,7 +166,7 @@ class AdminKeys:
 
     async def _made(self, change: Change, actor: str, note: str | None) -> Answer:
         await self._make(change, actor, note)
-        return json_answer(NewKeyAnswer(facts_of(self._ring, change.key), change.text or None), 201)
+        return json_answer(new_key_answer(self._ring, change), 201)
 
     async def _make(self, change: Change, actor: str, note: str | None) -> None:
         """Write a change without stopping the loop, and believe it once it is written."""
@@ -174,6 +177,32 @@ class AdminKeys:
             raise Refused("storage_full", "the keys could not be written; nothing was changed") from None
         self._ring.adopt(change)
         tell_change(change, actor, note)
+
+
+def creation(ring: KeyRing, body: NewKeyRequest) -> Change:
+    """Work out what a request to make a key asks for; raises Refused."""
+    public = None if body.public_key is None else read_public_key(body.public_key)
+    return ring.creation(body.kind, body.name, role=body.role, events=body.events, public=public)
+
+
+def rotation(ring: KeyRing, body: RotateRequest) -> Change:
+    """Work out what a request to rotate a key asks for; raises Refused."""
+    wanted = body.id or body.kind
+    if wanted is None or (body.id is not None and body.kind is not None):
+        raise Refused("bad_request", "name the key by id, or by kind", field="id")
+    return ring.rotation(wanted, body.overlap_s)
+
+
+def new_key_answer(ring: KeyRing, change: Change) -> NewKeyAnswer:
+    """Return what whoever asked for a new key is told, this once."""
+    return NewKeyAnswer(facts_of(ring, change.key), change.text or None)
+
+
+def all_facts(ring: KeyRing) -> list[KeyFacts]:
+    """Return what may be known of all keys, kind by kind, the oldest first."""
+    order = {kind: place for place, kind in enumerate(LISTED)}
+    keys = sorted(ring.listed(), key=lambda key: (order[key.kind], key.created_ms))
+    return [facts_of(ring, key) for key in keys]
 
 
 def tell_change(change: Change, actor: str, note: str | None) -> None:
@@ -207,6 +236,7 @@ def facts_of(ring: KeyRing, key: Key) -> KeyFacts:
             "until_ms": key.until_ms,
             "state": ring.state(key),
             "public_key": None if public is None else urlsafe_b64encode(public).rstrip(b"=").decode(),
+            "file": f"{key.kind}.key" if key.in_file else None,
         },
         KeyFacts,
     )
