@@ -7,7 +7,7 @@ from pathlib import Path
 import uvloop
 
 from bench.processes import EVENT, SETTINGS
-from engine.actor import By
+from engine.actor import By, Entrant
 from engine.backends.memory import MemoryBackend
 from server.keys import load_or_create
 from server.main import monotonic_ms, wall_ms
@@ -16,6 +16,7 @@ from snapshots.storage import DiskStorage
 
 CHUNK = 5_000
 BENCH = By("bench")
+DRAW_KEY = bytes(32)  # no bench draws over HTTP
 
 
 def user_id_of(index: int) -> str:
@@ -31,7 +32,7 @@ def make_folder(data: Path, visitors: int, *, snapshot: bool) -> None:
 async def _fill(data: Path, visitors: int, snapshot: bool) -> None:
     load_or_create(data, wall_ms)
     journal = Journal.open(DiskStorage(data), JournalOptions())
-    backend = MemoryBackend(journal, monotonic_ms, wall_ms)
+    backend = MemoryBackend(journal, monotonic_ms, wall_ms, DRAW_KEY)
     await backend.start()
     await backend.configure(EVENT, SETTINGS, BENCH, replace=True)
     await backend.control(EVENT, "open", BENCH)
@@ -39,7 +40,7 @@ async def _fill(data: Path, visitors: int, snapshot: bool) -> None:
     room = venue.room(EVENT)
     for first in range(0, visitors, CHUNK):
         for index in range(first, min(first + CHUNK, visitors)):
-            room.join(user_id_of(index), 1, monotonic_ms())
+            room.join(Entrant(user_id_of(index), 1), monotonic_ms())
         ready = venue.drain()
         durable = journal.when_durable(journal.append(ready.records))
         if durable is not None:
@@ -56,7 +57,7 @@ def copy_with_snapshot(source: Path, target: Path) -> None:
 
 
 async def _snapshot(data: Path) -> None:
-    backend = MemoryBackend(Journal.open(DiskStorage(data), JournalOptions()), monotonic_ms, wall_ms)
+    backend = MemoryBackend(Journal.open(DiskStorage(data), JournalOptions()), monotonic_ms, wall_ms, DRAW_KEY)
     await backend.start()
     await backend.snapshot()
     await backend.close()

@@ -10,10 +10,11 @@ from pathlib import Path
 import uvloop
 
 from bench.outcome import BenchFailed, Chart, Outcome, Setting, median
-from bench.prefill import copy_with_snapshot, make_folder
+from bench.prefill import DRAW_KEY, copy_with_snapshot, make_folder, user_id_of
 from bench.processes import EVENT, in_fresh_process
 from bench.profiling import profile_call
 from bench.targets import missed
+from engine.actor import Entrant, Holder
 from engine.backends.memory import MemoryBackend
 from server.main import monotonic_ms, wall_ms
 from snapshots.journal import Journal, JournalOptions
@@ -76,7 +77,7 @@ async def _restore(data: Path, visitors: int) -> tuple[float, float]:
     backend = await _started(data)
     seconds = time.perf_counter() - began_s, time.process_time() - began_cpu_s
     view = await backend.event(EVENT)
-    last = await backend.place(EVENT, visitors, backend.venue.room(EVENT).register.user_ids[visitors])
+    last = await backend.place(EVENT, Holder(visitors, user_id_of(visitors - 1)))
     if (view.waiting, last.position) != (visitors, visitors):
         raise BenchFailed(f"{visitors} were to be restored; {view.waiting} are there")
     await backend.close()
@@ -84,7 +85,7 @@ async def _restore(data: Path, visitors: int) -> tuple[float, float]:
 
 
 async def _started(data: Path) -> MemoryBackend:
-    backend = MemoryBackend(Journal.open(DiskStorage(data), JournalOptions()), monotonic_ms, wall_ms)
+    backend = MemoryBackend(Journal.open(DiskStorage(data), JournalOptions()), monotonic_ms, wall_ms, DRAW_KEY)
     await backend.start()
     return backend
 
@@ -170,6 +171,6 @@ async def _longest_stall_ms(meanwhile: "asyncio.Task[object]") -> float:
 async def _join_lightly(backend: MemoryBackend) -> None:
     index = 0
     while True:
-        await backend.join(EVENT, f"late-{index}-{time.monotonic_ns()}", 1)
+        await backend.join(EVENT, Entrant(f"late-{index}-{time.monotonic_ns()}", 1))
         index += 1
         await asyncio.sleep(JOINS_EACH_S)

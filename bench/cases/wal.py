@@ -133,8 +133,8 @@ async def _commit(folder: Path, delay_s: float, waiters: int, seconds: float) ->
     async def keep_committing(first: int) -> None:
         arrival = first
         while (sent_s := time.perf_counter()) - began_s < seconds:
-            lsn = journal.append([Joined("sale", 1, arrival, order_key(arrival), user_id_of(arrival), 1)])
-            durable = journal.when_durable(lsn)
+            record = Joined("sale", 1, arrival, order_key(arrival), user_id_of(arrival), 1, 0, 1, False)
+            durable = journal.when_durable(journal.append([record]))
             if durable is not None:
                 await durable
             latencies_s.append(time.perf_counter() - sent_s)
