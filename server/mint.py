@@ -10,7 +10,10 @@ from server.key_ring import KeyRing
 
 
 class Mint:
-    """Tokens of every kind. `now_ms` is Unix time that no step of the wall clock moves; `issuer` is what they say they come from."""
+    """Tokens of every kind, said to come from `issuer`.
+
+    `now_ms` is Unix time that no step of the wall clock moves.
+    """
 
     queue: QueueTokens
     transfers: TransferCodes
