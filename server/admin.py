@@ -262,7 +262,8 @@ class AdminApi:
         body = call.body
         by = By(actor, body.reason, body.note, idempotency_key_of(call.request))
         result = await self._backend.release(call.event_id, body.count, by)
-        return json_answer(wire.ReleaseAnswer(**result._asdict()))
+        about = (result.released, result.stepped_over, result.limited_by, result.version)
+        return json_answer(wire.ReleaseAnswer(*about))  # type: ignore[arg-type]
 
     async def tell(self, call: Call, actor: str) -> Answer:
         """Set what everybody in line reads; an empty text takes it away."""
@@ -340,7 +341,8 @@ _CREATED = {200: wire.AdminEvent, 201: wire.AdminEvent}
 
 
 def _event(view: EventView) -> wire.AdminEvent:
-    return wire.AdminEvent(**view._asdict())
+    draw = None if view.draw is None else wire.AdminDraw(*view.draw)
+    return wire.AdminEvent(**(view._asdict() | {"draw": draw}))
 
 
 def _event_answer(view: EventView, status: int = 200) -> Answer:

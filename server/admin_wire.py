@@ -137,6 +137,19 @@ class RecordsQuery(Struct, forbid_unknown_fields=True, rename={"from_lsn": "from
     to_lsn: Annotated[int, Meta(ge=1, le=MAX_MS)] | UnsetType = UNSET
 
 
+class AdminDraw(Struct):
+    """The lobby's draw; `seed` and `beacon_value` are null until the event has opened."""
+
+    draw_id: str
+    algorithm: str
+    commitment: str
+    beacon: str | None
+    beacon_value: str | None
+    seed: str | None
+    count: Count | None
+    entries_sha256: str | None
+
+
 class AdminEvent(Struct):
     """An event as its operators see it. `revision` counts changes of settings, `version` is the LSN of the answer."""
 
@@ -151,6 +164,7 @@ class AdminEvent(Struct):
     serving_number: Count
     rate_per_minute: float
     settings: SettingsView  # type: ignore[valid-type]
+    draw: AdminDraw | None
     version: Count
     revision: Count
 
@@ -183,6 +197,8 @@ class StatsAnswer(Struct):
     rate_per_minute: float
     average_wait_s: float
     next_release_in_ms: int | None
+    inside: Count
+    admissions_left: Count | None
     version: Count
 
 
