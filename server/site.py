@@ -43,7 +43,7 @@ class SiteApi:
         began_ms = session.began_wall_ms
         token = self._token(session, claims.epoch, began_ms, began_ms + session.limit_length_ms)
         ends = (began_ms + session.length_ms, began_ms + session.limit_length_ms)
-        return SessionAnswer(session.user_id, session.number, "active", token, *ends, session.version)
+        return SessionAnswer(session.user_id, session.number, "active", token, *ends)
 
     def _token(self, session: Session, epoch: int, began_ms: int, limit_ms: int) -> str:
         who = (session.event_id, session.user_id, session.arrival, session.number)
@@ -80,7 +80,7 @@ class SiteApi:
         limit_ms = session.began_wall_ms + session.limit_length_ms
         token = self._token(session, self._epoch, session.began_wall_ms, max(limit_ms, now_ms + session.limit_left_ms))
         ends = (now_ms + session.left_ms, now_ms + session.limit_left_ms)
-        return json_answer(SessionAnswer(session.user_id, session.number, "active", token, *ends, session.version))
+        return json_answer(SessionAnswer(session.user_id, session.number, "active", token, *ends))
 
     def _whom(self, call: Call) -> Whom:
         """Return whom the body names: by user_id, pass or session, exactly one of them."""

@@ -154,7 +154,6 @@ class SessionAnswer(msgspec.Struct):
     session: str
     session_expires_ms: int
     session_max_expires_ms: int
-    version: int
 
 
 class TransferAnswer(msgspec.Struct):
