@@ -129,7 +129,7 @@ class Room:
         if self._event_cell("tick") == "=" or answering.next_release_ms(ledger, now_ms) != 0:
             return 0
         ledger.pace_base_ms = ledger.event_time_ms(now_ms)
-        return pacing.automatic(ledger.settings, ledger.inside(), len(ledger.line)).visitors
+        return pacing.automatic(ledger.settings, ledger.inside(), len(ledger.line) + ledger.undrawn()).visitors
 
     def release(self, count: int, by: By, now_ms: int, *, manual: bool) -> ReleaseResult:
         """Release the next `count` in line who are present, as far as one slice goes. Checks the cap every time.
