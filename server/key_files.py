@@ -146,7 +146,7 @@ class KeyFolder:
         """Make a ring out of a folder of the version before rings: its keys stay, the others are new."""
         texts = {kind: _read_single(self.place / f"{kind}.key", kind) for kind in IN_FILES}
         path = self.place / EARLIER_QUEUE_FILE
-        since_ms = path.stat().st_mtime_ns // 1_000_000
+        since_ms = min(now_ms, path.stat().st_mtime_ns // 1_000_000)
         keys = first_keys(now_ms, texts, [kind for kind in SIGNING if kind != "queue"])
         until_ms = now_ms + KINDS["queue"].overlap_s * 1000
         for index, (key_id, raw) in enumerate(_read_queue(path).items()):

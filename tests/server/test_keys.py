@@ -1,61 +1,67 @@
-"""Keys on disk, the gate that asks for them, and who is calling."""
+"""Keys of a data folder: made on the first start, read on every other, refused where something is wrong."""
 
 import os
 import stat
-from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import make_mocked_request
 
-from engine.errors import BadConfiguration, Refused
-from server.keys import Gate, Keys, client_address, load_or_create, new_key
+from engine.errors import BadConfiguration
+from server.key_ring import new_text
+from server.keys import Keys, load_or_create, open_ring, watch
+from tests.server.rings import WallClock, secrets_in
 
-
-def request(authorization: str | None = None, *, peer: str = "203.0.113.7", forwarded: str = "") -> web.BaseRequest:
-    headers = {"X-Forwarded-For": forwarded} if forwarded else {}
-    if authorization is not None:
-        headers["Authorization"] = authorization
-    made: Any = make_mocked_request("GET", "/", headers)
-    return made.clone(remote=peer)  # type: ignore[no-any-return]
+CLOCK = WallClock()
 
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Keys:
-    return load_or_create(tmp_path / "data")[0]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-# ---- on disk ----------------------------------------------------------------------------------------
+    return load_or_create(tmp_path / "data", CLOCK)[0]
 
 
 def test_the_first_start_makes_keys_that_nobody_else_can_read(tmp_path: Path) -> None:
     data = tmp_path / "deep" / "data"
-    keys, fresh = load_or_create(data)
+    keys, fresh = load_or_create(data, CLOCK)
     assert fresh
     assert keys.admin.startswith("stn_admin_") and keys.site.startswith("stn_site_")
+    assert keys.replication.startswith("stn_replication_")
     assert stat.S_IMODE((data / "keys").stat().st_mode) == 0o700
-    assert {stat.S_IMODE(path.stat().st_mode) for path in (data / "keys").iterdir()} == {0o600}
+    files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (data / "keys").iterdir()}
+    assert files == dict.fromkeys(("admin.key", "site.key", "replication.key", "ring.json"), 0o600)
     assert sorted(path.name for path in data.iterdir()) == ["keys"]
 
 
+def test_there_is_one_key_of_each_kind_that_is_needed(keys: Keys) -> None:
+    ring = keys.ring
+    found = sorted((key.kind, key.name, key.role) for key in ring.live())
+    assert found == [
+        ("admin", "admin", "owner"),
+        ("draw", "draw", None),
+        ("pass", "pass", None),
+        ("pass-id", "pass-id", None),
+        ("queue", "queue", None),
+        ("replication", "replication", None),
+        ("session", "session", None),
+        ("site", "site", None),
+    ]
+    assert len({ring.draw_key, ring.pass_id_key, *ring.secrets("queue")[0].values()}) == 3
+    assert ring.enqueue_keys() == {}
+
+
 def test_the_next_start_reads_the_same_keys(tmp_path: Path) -> None:
-    assert load_or_create(tmp_path)[0] == load_or_create(tmp_path)[0]
-    assert load_or_create(tmp_path)[1] is False
+    first, _ = load_or_create(tmp_path, CLOCK)
+    again, fresh = load_or_create(tmp_path, CLOCK)
+    assert not fresh
+    assert (again.admin, again.site, again.replication) == (first.admin, first.site, first.replication)
+    assert again.ring.secrets("queue") == first.ring.secrets("queue")
+    assert again.ring.pass_keys(CLOCK()) == first.ring.pass_keys(CLOCK())
+    assert (again.ring.draw_key, again.ring.pass_id_key) == (first.ring.draw_key, first.ring.pass_id_key)
 
 
 def test_two_folders_never_share_a_key(tmp_path: Path) -> None:
-    first, second = load_or_create(tmp_path / "a")[0], load_or_create(tmp_path / "b")[0]
-    assert first.admin != second.admin and first.queue_secrets != second.queue_secrets
+    load_or_create(tmp_path / "a", CLOCK)
+    load_or_create(tmp_path / "b", CLOCK)
+    assert not set(secrets_in(tmp_path / "a")) & set(secrets_in(tmp_path / "b"))
 
 
 def test_keys_do_not_show_in_a_repr(keys: Keys) -> None:
@@ -65,24 +71,26 @@ def test_keys_do_not_show_in_a_repr(keys: Keys) -> None:
 def test_a_lost_folder_beside_a_log_is_refused_until_somebody_says_otherwise(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     with pytest.raises(BadConfiguration, match="empty folder"):
-        load_or_create(tmp_path)
+        load_or_create(tmp_path, CLOCK)
     (tmp_path / "keys").mkdir(mode=0o700)
-    assert load_or_create(tmp_path)[1] is True
+    assert load_or_create(tmp_path, CLOCK)[1] is True
 
 
-def test_a_missing_file_is_refused_and_not_made_anew(tmp_path: Path) -> None:
-    load_or_create(tmp_path)
-    (tmp_path / "keys" / "queue.key").unlink()
-    with pytest.raises(BadConfiguration, match=r"queue\.key"):
-        load_or_create(tmp_path)
+@pytest.mark.parametrize("name", ["ring.json", "admin.key", "site.key", "replication.key"])
+def test_a_missing_file_is_refused_and_not_made_anew(tmp_path: Path, name: str) -> None:
+    load_or_create(tmp_path, CLOCK)
+    (tmp_path / "keys" / name).unlink()
+    with pytest.raises(BadConfiguration, match=f"{name}.*put it back"):
+        load_or_create(tmp_path, CLOCK)
+    assert not (tmp_path / "keys" / name).exists()
 
 
-@pytest.mark.parametrize("name", ["keys", "keys/admin.key", "keys/queue.key"])
+@pytest.mark.parametrize("name", ["keys", "keys/admin.key", "keys/ring.json"])
 def test_what_others_can_read_is_refused(tmp_path: Path, name: str) -> None:
-    load_or_create(tmp_path)
+    load_or_create(tmp_path, CLOCK)
     os.chmod(tmp_path / name, 0o755 if name == "keys" else 0o640)
     with pytest.raises(BadConfiguration, match="chmod"):
-        load_or_create(tmp_path)
+        load_or_create(tmp_path, CLOCK)
 
 
 @pytest.mark.parametrize(
@@ -101,125 +109,48 @@ def test_what_others_can_read_is_refused(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_weak_short_sample_and_misplaced_keys_are_refused(tmp_path: Path, line: str) -> None:
-    load_or_create(tmp_path)
+    load_or_create(tmp_path, CLOCK)
     (tmp_path / "keys" / "admin.key").write_text(line + "\n")
     with pytest.raises(BadConfiguration, match=r"admin\.key") as caught:
-        load_or_create(tmp_path)
+        load_or_create(tmp_path, CLOCK)
     assert len(line) < 40 or line[10:] not in str(caught.value)
 
 
-def test_a_new_queue_key_in_front_signs_while_the_old_one_is_still_believed(tmp_path: Path) -> None:
-    old = load_or_create(tmp_path)[0]
-    path = tmp_path / "keys" / "queue.key"
-    path.write_text(f"fresh {new_key('x').removeprefix('stn_x_')}\n" + path.read_text())
-    keys = load_or_create(tmp_path)[0]
-    assert keys.queue_signing == "fresh"
-    assert keys.queue_secrets[old.queue_signing] == old.queue_secrets[old.queue_signing]
+def test_a_key_in_a_file_that_the_ring_does_not_know_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    load_or_create(tmp_path, CLOCK)
+    stranger = new_text("admin")
+    (tmp_path / "keys" / "admin.key").write_text(stranger + "\n")
+    with pytest.raises(BadConfiguration, match="stanchion keys rotate admin --data") as caught:
+        load_or_create(tmp_path, CLOCK)
+    assert stranger not in str(caught.value)
 
 
-def test_queue_ids_must_differ(tmp_path: Path) -> None:
-    load_or_create(tmp_path)
-    path = tmp_path / "keys" / "queue.key"
-    path.write_text(path.read_text() * 2)
-    with pytest.raises(BadConfiguration, match="an id of its own"):
-        load_or_create(tmp_path)
+def test_a_ring_opens_without_the_files_beside_it_so_that_a_lost_key_can_be_replaced(tmp_path: Path) -> None:
+    old, _ = load_or_create(tmp_path, CLOCK)
+    (tmp_path / "keys" / "admin.key").unlink()
+    ring = open_ring(tmp_path, CLOCK)
+    ring.commit(ring.rotation("admin", 0))
+    keys, fresh = load_or_create(tmp_path, CLOCK)
+    assert not fresh and keys.admin.startswith("stn_admin_") and keys.admin != old.admin
 
 
-# ---- the gate -----------------------------------------------------------------------------------------
+def test_a_folder_without_keys_is_no_ring(tmp_path: Path) -> None:
+    with pytest.raises(BadConfiguration, match="first start"):
+        open_ring(tmp_path, CLOCK)
 
 
-def test_the_gate_names_who_shows_a_good_key(keys: Keys) -> None:
-    gate = Gate(keys, Clock())
-    assert gate.admin(request(f"Bearer {keys.admin}")) == "admin"
-    assert gate.site(request(f"bearer {keys.site}")) == "site"
-    assert gate.is_site(request(f"Bearer {keys.site}"))
+async def test_a_ring_is_watched_for_its_moments(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = []
 
+    class Stop(Exception):
+        """The third turn ends the test."""
 
-def test_kinds_of_keys_cannot_stand_in_for_each_other(keys: Keys) -> None:
-    gate = Gate(keys, Clock())
-    for shown in (keys.site, keys.replication):
-        with pytest.raises(Refused, match="no admin key") as caught:
-            gate.admin(request(f"Bearer {shown}"))
-        assert caught.value.code == "bad_token" and shown not in str(caught.value)
-    assert not gate.is_site(request(f"Bearer {keys.admin}"))
+    class Ring:
+        def turn(self) -> None:
+            turns.append(1)
+            if len(turns) == 3:
+                raise Stop
 
-
-@pytest.mark.parametrize("shown", [None, "", "Bearer", "Bearer ", "Basic abc", "Bearer " + "x" * 5000, "Bearer ü€"])
-def test_anything_else_is_a_bad_token(keys: Keys, shown: str | None) -> None:
-    gate = Gate(keys, Clock())
-    with pytest.raises(Refused) as caught:
-        gate.admin(request(shown))
-    assert caught.value.status == 401
-    assert not gate.is_site(request(shown))
-
-
-def test_ten_bad_keys_within_a_minute_lock_their_address_out_until_it_is_over(keys: Keys) -> None:
-    clock = Clock()
-    gate = Gate(keys, clock)
-
-    def shown_bad(peer: str) -> Refused:
-        with pytest.raises(Refused) as caught:
-            gate.admin(request("Bearer stn_admin_wrong", peer=peer))
-        return caught.value
-
-    assert {shown_bad("203.0.113.7").code for _ in range(10)} == {"bad_token"}
-    clock.now += 20
-    locked = shown_bad("203.0.113.7")
-    assert (locked.code, locked.retry_after_s) == ("too_many_requests", 40)
-    assert shown_bad("203.0.113.8").code == "bad_token"
-    clock.now += 41
-    assert shown_bad("203.0.113.7").code == "bad_token"
-
-
-def test_a_good_key_passes_even_where_others_were_locked_out(keys: Keys) -> None:
-    gate = Gate(keys, Clock())
-    for _ in range(20):
-        with pytest.raises(Refused):
-            gate.admin(request("Bearer wrong"))
-    assert gate.admin(request(f"Bearer {keys.admin}")) == "admin"
-
-
-def test_asking_whether_it_is_a_site_is_no_offence(keys: Keys) -> None:
-    gate = Gate(keys, Clock())
-    assert not any(gate.is_site(request("Bearer eyJhbGciOi.a.b")) for _ in range(50))
-    with pytest.raises(Refused) as caught:
-        gate.site(request("Bearer wrong"))
-    assert caught.value.code == "bad_token"
-
-
-def test_the_table_of_addresses_is_bounded(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.keys.ADDRESSES_LIMIT", 3)
-    gate = Gate(keys, Clock())
-    for number in range(5):
-        with pytest.raises(Refused):
-            gate.admin(request("Bearer wrong", peer=f"203.0.113.{number}"))
-    assert list(gate._bad) == ["203.0.113.2", "203.0.113.3", "203.0.113.4"]
-
-
-# ---- who is calling -----------------------------------------------------------------------------------
-
-PROXIES = [ip_network("10.0.0.0/8"), ip_network("::1/128")]
-
-
-@pytest.mark.parametrize(
-    ("peer", "forwarded", "expected"),
-    [
-        ("203.0.113.7", "", "203.0.113.7"),
-        ("203.0.113.7", "198.51.100.1", "203.0.113.7"),
-        ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
-        ("10.0.0.1", "6.6.6.6, 198.51.100.1, 10.9.9.9", "198.51.100.1"),
-        ("10.0.0.1", "10.1.1.1, 10.2.2.2", "10.1.1.1"),
-        ("10.0.0.1", "198.51.100.1, <script>", "10.0.0.1"),
-        ("::1", "2001:db8::5", "2001:db8::5"),
-        ("::ffff:10.0.0.1", "198.51.100.1", "198.51.100.1"),
-        ("10.0.0.1", "", "10.0.0.1"),
-    ],
-)
-def test_forwarded_addresses_are_walked_from_the_right_through_trusted_proxies_only(
-    peer: str, forwarded: str, expected: str
-) -> None:
-    assert client_address(request(peer=peer, forwarded=forwarded), PROXIES) == expected
-
-
-def test_without_trusted_proxies_the_peer_is_the_caller() -> None:
-    assert client_address(request(peer="127.0.0.1", forwarded="198.51.100.1"), ()) == "127.0.0.1"
+    monkeypatch.setattr("server.keys.TURN_INTERVAL_S", 0)
+    with pytest.raises(Stop):
+        await watch(Ring())  # type: ignore[arg-type]
