@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from engine.actor import By
+from engine.actor import By, Entrant, Holder, Whom
 from engine.backends.memory import MemoryBackend
 from engine.errors import Refused
 from engine.records import Record
 from engine.views import Notice
 
 OPS = By("ops")
+DRAW_KEY = bytes(range(32))
 
 
 @dataclass
@@ -86,21 +87,21 @@ async def journal() -> GatedJournal:
 
 @pytest.fixture
 async def backend(journal: GatedJournal) -> MemoryBackend:
-    backend = MemoryBackend(journal, lambda: 1_000, lambda: 5_000)
+    backend = MemoryBackend(journal, lambda: 1_000, lambda: 5_000, DRAW_KEY)
     await backend.start()
     await backend.configure("e1", {}, OPS, replace=True)
     await backend.control("e1", "open", OPS)
-    await backend.join("e1", "u0", 0)
-    await backend.join("e1", "u1", 0)
+    await backend.join("e1", Entrant("u0"))
+    await backend.join("e1", Entrant("u1"))
     await backend.release("e1", 1, OPS)
     journal.gate_open = False
     return backend
 
 
 CALLS = {
-    "join": lambda backend: backend.join("e1", "new", 0),
-    "leave": lambda backend: backend.leave("e1", 2, "u1"),
-    "complete": lambda backend: backend.complete("e1", "u0", "completed", "site"),
+    "join": lambda backend: backend.join("e1", Entrant("new")),
+    "leave": lambda backend: backend.leave("e1", Holder(2, "u1")),
+    "complete": lambda backend: backend.complete("e1", Whom(user_id="u0"), "completed", "site"),
     "release": lambda backend: backend.release("e1", 1, OPS),
     "pause": lambda backend: backend.control("e1", "pause", By("ops", "why")),
     "message": lambda backend: backend.tell("e1", "hello", OPS),
@@ -128,12 +129,12 @@ async def test_no_write_is_answered_before_it_is_durable(
 async def test_no_read_or_repeat_tells_what_is_not_durable(
     repeat: str, backend: MemoryBackend, journal: GatedJournal
 ) -> None:
-    write = asyncio.ensure_future(backend.leave("e1", 2, "u1"))
+    write = asyncio.ensure_future(backend.leave("e1", Holder(2, "u1")))
     await settle()
     reads = {
-        "join": lambda: backend.join("e1", "u0", 0),
-        "place": lambda: backend.place("e1", 2, "u1"),
-        "touch": lambda: backend.touch("e1", 2, "u1"),
+        "join": lambda: backend.join("e1", Entrant("u0")),
+        "place": lambda: backend.place("e1", Holder(2, "u1")),
+        "touch": lambda: backend.touch("e1", Holder(2, "u1")),
         "event": lambda: backend.event("e1"),
         "events": backend.events,
         "stats": lambda: backend.stats("e1"),
@@ -166,20 +167,20 @@ async def test_notices_wait_for_durability_too(backend: MemoryBackend, journal: 
 
 
 async def test_a_client_that_goes_away_takes_no_record_with_it(backend: MemoryBackend, journal: GatedJournal) -> None:
-    one = asyncio.ensure_future(backend.join("e1", "gone", 0))
-    other = asyncio.ensure_future(backend.join("e1", "stays", 0))
+    one = asyncio.ensure_future(backend.join("e1", Entrant("gone")))
+    other = asyncio.ensure_future(backend.join("e1", Entrant("stays")))
     await settle()
     one.cancel()
     await settle()
     journal.open_gate()
     assert (await asyncio.wait_for(other, 1)).number == 4
-    assert (await backend.join("e1", "gone", 0)).number == 3
+    assert (await backend.join("e1", Entrant("gone"))).number == 3
 
 
 async def test_a_failed_log_fails_those_who_wait_and_claims_nothing(
     backend: MemoryBackend, journal: GatedJournal
 ) -> None:
-    answer = asyncio.ensure_future(backend.join("e1", "new", 0))
+    answer = asyncio.ensure_future(backend.join("e1", Entrant("new")))
     await settle()
     journal.open_gate(Refused("backend_unavailable", "the log failed"))
     with pytest.raises(Refused) as caught:
@@ -193,16 +194,17 @@ async def test_a_full_disk_refuses_joins_before_anything_is_assigned(
     journal.full, journal.gate_open = True, True
     before = journal.last_lsn
     with pytest.raises(Refused) as caught:
-        await backend.join("e1", "new", 0)
+        await backend.join("e1", Entrant("new"))
     assert (caught.value.code, journal.last_lsn) == ("storage_full", before)
-    assert len(backend.venue.room("e1").register) == 2
-    await backend.leave("e1", 2, "u1")
+    assert len(backend.venue.room("e1").ledger.register) == 2
+    await backend.leave("e1", Holder(2, "u1"))
     assert backend.status().refuses_joins == "storage_full"
 
 
 async def test_the_clock_goes_on_from_the_last_record_and_not_from_the_wall(journal: GatedJournal) -> None:
-    ticks = iter(range(100, 200))
-    backend = MemoryBackend(journal, lambda: next(ticks), lambda: 9_000_000)
+    clock_ms, wall_ms = [100], [9_000_000]
+    backend = MemoryBackend(journal, lambda: clock_ms[0], lambda: wall_ms[0], DRAW_KEY)
     await backend.start()
+    clock_ms[0], wall_ms[0] = 150, 50_000_000
     await backend.configure("e1", {}, OPS, replace=True)
-    assert [record.at_ms - 9_000_000 for record in journal.log] == [1, 2]
+    assert [record.at_ms for record in journal.log] == [9_000_000, 9_000_050]

@@ -22,7 +22,7 @@ def test_what_is_captured_loads_into_the_same_register(rows: list[tuple[str, int
     register, other = filled(rows), Register()
     for part in register.capture():
         other.load(part)  # type: ignore[arg-type]
-    other.settle(5)
+    other.settle()
     other.check()
     register.check()
     assert (other.user_ids, other.keys, other.proofs, other.joined_ms, other.status, other.by_user, other.digest()) == (
@@ -60,7 +60,7 @@ def test_the_digest_depends_on_key_and_status_of_every_row() -> None:
     assert base.digest() == base_digest
 
 
-@pytest.mark.parametrize("column", ["keys", "proofs", "joined_ms", "seen_ms", "status"])
+@pytest.mark.parametrize("column", ["keys", "proofs", "joined_ms", "ended_ms", "status", "marks"])
 def test_the_checker_finds_a_column_of_another_length(column: str) -> None:
     register = filled([("u1", 5, WAITING, 0)])
     getattr(register, column).append(1)

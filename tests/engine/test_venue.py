@@ -2,6 +2,7 @@
 
 import pytest
 
+from engine.actor import Entrant, Holder
 from engine.errors import Damaged, Refused
 from engine.records import Checkpoint, Joined, Left
 from engine.register import ROWS_PER_PART
@@ -17,14 +18,14 @@ def venue_with(events: int = 2, visitors: int = 0) -> RecordingVenue:
         venue.configure(f"e{index}", {}, OPERATOR, T, replace=True)
         venue.room(f"e{index}").control("open", OPERATOR, T)
     for index in range(visitors):
-        venue.room(f"e{index % events}").join(f"u{index}", index, T + index)
+        venue.room(f"e{index % events}").join(Entrant(f"u{index}", index), T + index)
     return venue
 
 
 def test_events_stand_side_by_side_with_lines_of_their_own() -> None:
     venue = venue_with(2, 10)
-    assert venue.room("e0").join("new", 0, T).position == 6
-    assert venue.room("e1").join("new", 0, T).position == 6
+    assert venue.room("e0").join(Entrant("new"), T).position == 6
+    assert venue.room("e1").join(Entrant("new"), T).position == 6
     rebuilt(venue)
 
 
@@ -47,7 +48,7 @@ def test_bad_settings_make_no_event() -> None:
 def test_a_checkpoint_comes_every_so_many_records_and_replay_compares_it() -> None:
     venue = venue_with(1)
     for index in range(CHECKPOINT_EVERY + 10):
-        venue.room("e0").join(f"u{index}", 0, T)
+        venue.room("e0").join(Entrant(f"u{index}"), T)
         venue.drain()
     checkpoints = [record for record in records_of(venue) if isinstance(record, Checkpoint)]
     assert len(checkpoints) == 1
@@ -57,7 +58,7 @@ def test_a_checkpoint_comes_every_so_many_records_and_replay_compares_it() -> No
 def test_a_changed_record_shows_at_the_next_checkpoint() -> None:
     venue = venue_with(1)
     for index in range(CHECKPOINT_EVERY + 10):
-        venue.room("e0").join(f"u{index}", 0, T)
+        venue.room("e0").join(Entrant(f"u{index}"), T)
         venue.drain()
     log = records_of(venue)
     at = next(at for at, record in enumerate(log) if isinstance(record, Joined))
@@ -73,7 +74,7 @@ def test_a_capture_shows_nothing_that_came_after_it() -> None:
     venue.room("e0").release(500, OPERATOR, T, manual=True)
     before, parts = facts(venue), venue.capture()
     venue.room("e0").release(700, OPERATOR, T, manual=True)
-    venue.room("e1").join("late", 0, T)
+    venue.room("e1").join(Entrant("late"), T)
     venue.room("e1").control("close", WHY, T)
     loaded = Venue()
     loaded.load(parts)
@@ -105,16 +106,16 @@ def test_a_start_is_a_record_and_sets_the_epoch() -> None:
 def test_where_history_may_be_lost_numbers_go_on_behind_a_gap() -> None:
     venue = venue_with(2, 10)
     venue.start(1 << 21, T, 0, "a backup was restored")
-    place = venue.room("e0").join("new", 0, T)
+    place = venue.room("e0").join(Entrant("new"), T)
     assert (place.number, place.position) == (5 + RENUMBER_GAP + 1, 6)
     with pytest.raises(Refused):
-        venue.room("e0").held_place(6, "")
+        venue.room("e0").held_place(Holder(6, ""), T)
     loaded = Venue()
     loaded.load(rebuilt(venue).capture())
     loaded.check()
     assert facts(loaded) == facts(venue)
     venue.start((1 << 21) + 1, T, 0)
-    assert venue.room("e0").join("next", 0, T).number == place.number + 1
+    assert venue.room("e0").join(Entrant("next"), T).number == place.number + 1
 
 
 def test_a_deleted_event_may_come_again_with_an_empty_line() -> None:
@@ -123,5 +124,5 @@ def test_a_deleted_event_may_come_again_with_an_empty_line() -> None:
     venue.delete("e0", OPERATOR, T)
     venue.configure("e0", {}, OPERATOR, T, replace=True)
     venue.room("e0").control("open", OPERATOR, T)
-    assert venue.room("e0").join("u1", 0, T).number == 1
+    assert venue.room("e0").join(Entrant("u1"), T).number == 1
     rebuilt(venue)

@@ -94,7 +94,7 @@ class Life:
 
 
 def joined(lsn: int, user_id: str) -> Record:
-    return Joined("event", 1_000 + lsn, lsn, lsn, user_id, 0)
+    return Joined("event", 1_000 + lsn, lsn, lsn, user_id, 0, 0, 1, False)
 
 
 def state_of(journal: Any) -> list[str]:

@@ -11,7 +11,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import Damaged
-from engine.records import Configured, Joined, Left, Opened, Record, Released, Started, encode
+from engine.records import (
+    KINDS,
+    Admitted,
+    Banned,
+    Checkpoint,
+    Closed,
+    Completed,
+    Configured,
+    Deleted,
+    Expired,
+    Extended,
+    Joined,
+    Lapsed,
+    Left,
+    LobbyOpened,
+    Messaged,
+    Opened,
+    Parked,
+    Paused,
+    Purged,
+    Readmitted,
+    Record,
+    Redeemed,
+    Released,
+    Removed,
+    Reopened,
+    Resumed,
+    Returned,
+    Started,
+    Transferred,
+    encode,
+    kind_of,
+)
 from snapshots.backup import backup, inspect, verify
 from snapshots.journal import Journal, JournalOptions
 from snapshots.storage import DiskStorage
@@ -131,11 +163,39 @@ def test_a_name_that_is_not_of_the_log_is_pointed_at(name: str) -> None:
 GOLDEN_RECORDS: list[Record] = [
     Started(1_000, 1 << 20, 1_700_000_000_000, 0, None),
     Configured("concert", 1_001, {"capacity": 500, "name": "Grüße 🎟"}, "admin", None, "first"),
-    Opened("concert", 1_002, "", 0, "schedule"),
-    *(Joined("concert", 1_003 + n, n, n, f"visitor-{n}", (1 << 64) - n) for n in range(1, 40)),
-    Released("concert", 2_000, [1, 2, 3], 302_000, False, "pacer", None, None),
-    Left("concert", 2_001, 2),
+    LobbyOpened("concert", 1_002, "1-2", "c0" * 32, "lottery of 1 May", "admin", None),
+    *(
+        Joined("concert", 1_003 + n, n, n << 32, f"visitor-{n}", (1 << 64) - n, n % 3, 1 + n % 2, n % 5 == 0)
+        for n in range(1, 40)
+    ),
+    Opened("concert", 1_900, "5e" * 32, "4 8 15 16 23 42", 39, "schedule"),
+    Parked("concert", 2_000, [1, 2], [1_500, 1_600]),
+    Released("concert", 2_000, [3, 4, 5], 302_000, False, "pacer", None, None),
+    Returned("concert", 2_001, 2),
+    Redeemed("concert", 2_002, 3, "jti", "key", 1_700_000_001_000, 602_002, 3_602_002, False, "site"),
+    Extended("concert", 2_003, 3, 902_003, "site"),
+    Lapsed("concert", 2_004, 4),
+    Admitted("concert", 2_005, 4, 302_005, "admin", "a wheelchair", None),
+    Transferred("concert", 2_006, 6, 1, (1 << 64) - 77, True),
+    Completed("concert", 2_007, 3, "abandoned", False, "site"),
+    Expired("concert", 2_008, 5, "unclaimed"),
+    Banned("concert", 2_009, "visitor-7", "admin", "a tout", "seen before"),
+    Removed("concert", 2_009, 7, "admin", "a tout", None),
+    Left("concert", 2_010, 8),
+    Messaged("concert", 2_011, "doors at eight", None, "admin", None),
+    Paused("concert", 2_012, "admin", "the till is down", None),
+    Resumed("concert", 2_013, "admin", None),
+    Closed("concert", 2_014, "admin", "all gone", "sold out", None),
+    Reopened("concert", 2_015, "admin", None),
+    Readmitted("concert", 2_016, 50, 50 << 32 | 50, "visitor-50"),
+    Checkpoint(2_017, 1 << 63),
+    Purged("concert", 2_018),
+    Deleted("concert", 2_019, "admin", "over"),
 ]
+
+
+def test_the_files_hold_every_kind_of_record() -> None:
+    assert {kind_of(record) for record in GOLDEN_RECORDS} == set(KINDS)
 
 
 async def write_golden(folder: Path, scratch: Path) -> None:
