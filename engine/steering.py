@@ -74,8 +74,10 @@ _RECORDS: Mapping[str, Callable[[Ledger, By, int, Particulars], Record | None]] 
         "held": _held,
         "reopened": lambda ledger, by, now, _: Reopened(ledger.event_id, now, by.actor, by.note),
         "paused": lambda ledger, by, now, _: Paused(ledger.event_id, now, by.actor, by.reason or "", by.note),
-        "messaged": lambda ledger, by, now, _: Messaged(
-            ledger.event_id, now, ledger.message or "", by.reason, by.actor, by.note
+        "messaged": lambda ledger, by, now, _: (
+            Messaged(ledger.event_id, now, ledger.message or "", by.reason, by.actor, by.note)
+            if by.reason != ledger.reason or by.note
+            else None
         ),
         "resumed": lambda ledger, by, now, _: Resumed(ledger.event_id, now, by.actor, by.note),
         "closed": lambda ledger, by, now, what: Closed(
