@@ -274,6 +274,8 @@ class Room:
         """
         ledger, arrival, user_id = self.ledger, holder.arrival, holder.user_id
         register = ledger.register
+        if not any(gap.first <= arrival <= gap.last for gap in ledger.gaps):
+            raise Refused("not_found", "there is no such place")
         is_lost = any(
             gap.first <= arrival <= gap.last and epoch < gap.epoch and issued_ms <= gap.wall_ms for gap in ledger.gaps
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from engine import answering
 from engine.actor import By
 from engine.errors import Refused, StorageFailed
 from engine.room import Room
@@ -23,20 +24,21 @@ class Backend:
         self.snapshots = 0
         self.refuse: Exception | None = None
         self.ticks = 0
+        self.now_ms = 0
 
     def make(self, event_id: str, **settings: object) -> Room:
         self.venue.configure(event_id, settings, By("admin"), 0, replace=True)
         return self.venue.room(event_id)
 
     async def event(self, event_id: str) -> EventView:
-        return self.venue.room(event_id).view()
+        return answering.view(self.venue.room(event_id).ledger)
 
     async def control(self, event_id: str, action: str, by: By, outcome: str | None = None) -> EventView:
         if self.refuse is not None:
             raise self.refuse
         room = self.venue.room(event_id)
-        room.control(action, by, 0, outcome)
-        return room.view()
+        room.control(action, by, self.now_ms, outcome=outcome, draw_id="d1", secret=bytes(32))
+        return answering.view(room.ledger)
 
     async def tick(self) -> int:
         self.ticks += 1
@@ -90,12 +92,36 @@ async def test_a_refused_batch_is_tried_again(backend: Any, monkeypatch: pytest.
 async def test_a_draft_opens_when_its_time_has_come_and_not_before(backend: Any, clock: Clock) -> None:
     room = backend.make("sale", opens_at_ms=2_000)
     schedule = Schedule(backend, clock)
-    schedule.note(room.view())
+    schedule.note(answering.view(room.ledger))
     await schedule.act()
-    assert room.state == "draft"
+    assert room.ledger.state == "draft"
     clock.now = 2_000
     await schedule.act()
-    assert room.state == "open"
+    assert room.ledger.state == "open"
+
+
+async def test_a_lobby_opens_at_its_time_and_then_the_event_at_its_own(backend: Any, clock: Clock) -> None:
+    room = backend.make("sale", lobby=True, lobby_opens_at_ms=2_000, opens_at_ms=3_000)
+    backend.now_ms = 100_000
+    schedule = Schedule(backend, clock)
+    for now, state in ((1_999, "draft"), (2_000, "lobby"), (2_999, "lobby"), (3_000, "open")):
+        clock.now = now
+        schedule.note(answering.view(room.ledger))
+        await schedule.act()
+        assert room.ledger.state == state
+
+
+async def test_a_lobby_that_is_due_right_after_a_start_opens_when_the_minute_is_over(
+    backend: Any, clock: Clock
+) -> None:
+    room = backend.make("sale", lobby=True, opens_at_ms=500)
+    room.control("lobby", By("admin"), 0, draw_id="d1", secret=bytes(32))
+    schedule = Schedule(backend, clock)
+    schedule.note(answering.view(room.ledger))
+    for now_ms, state in ((59_999, "lobby"), (60_000, "open")):
+        backend.now_ms = now_ms
+        await schedule.act()
+        assert room.ledger.state == state
 
 
 async def test_an_open_or_paused_event_closes_at_its_time_with_a_reason(backend: Any, clock: Clock) -> None:
@@ -104,68 +130,70 @@ async def test_an_open_or_paused_event_closes_at_its_time_with_a_reason(backend:
         room = backend.make(event_id, closes_at_ms=2_000)
         for action in actions:
             room.control(action, By("admin", "why"), 0)
-        schedule.note(room.view())
+        schedule.note(answering.view(room.ledger))
     clock.now = 2_001
     await schedule.act()
-    assert [(room.state, room.reason) for room in backend.venue.rooms.values()] == [("closed", "closing time")] * 3
+    assert [(room.ledger.state, room.ledger.reason) for room in backend.venue.rooms.values()] == [
+        ("closed", "closing time")
+    ] * 3
 
 
 async def test_an_event_whose_both_times_have_passed_is_closed_and_never_opened(backend: Any, clock: Clock) -> None:
     room = backend.make("sale", opens_at_ms=500, closes_at_ms=900)
     schedule = Schedule(backend, clock)
-    schedule.note(room.view())
+    schedule.note(answering.view(room.ledger))
     await schedule.act()
-    assert room.state == "closed" and not room._opened
+    assert room.ledger.state == "closed" and not room.ledger.opened
 
 
 async def test_an_event_reopened_after_its_closing_time_stays_open(backend: Any, clock: Clock) -> None:
     room = backend.make("sale", closes_at_ms=900)
     room.control("open", By("admin"), 0)
     schedule = Schedule(backend, clock)
-    schedule.note(room.view())
+    schedule.note(answering.view(room.ledger))
     await schedule.act()
-    assert room.state == "closed"
-    schedule.note(room.view())
+    assert room.ledger.state == "closed"
+    schedule.note(answering.view(room.ledger))
     room.control("open", By("admin"), 0)
-    schedule.note(room.view())
+    schedule.note(answering.view(room.ledger))
     await schedule.act()
-    assert room.state == "open"
+    assert room.ledger.state == "open"
 
 
 async def test_a_new_closing_time_counts_again_after_reopening(backend: Any, clock: Clock) -> None:
     room = backend.make("sale", closes_at_ms=900)
     schedule = Schedule(backend, clock)
     room.control("close", By("admin", "why"), 0)
-    schedule.note(room.view())
+    schedule.note(answering.view(room.ledger))
     room.control("open", By("admin"), 0)
     room.configure({"closes_at_ms": 3_000}, By("admin"), 0)
-    schedule.note(room.view())
+    schedule.note(answering.view(room.ledger))
     clock.now = 3_000
     await schedule.act()
-    assert room.state == "closed"
+    assert room.ledger.state == "closed"
 
 
 async def test_moving_the_opening_moves_what_is_due(backend: Any, clock: Clock) -> None:
     room = backend.make("sale", opens_at_ms=2_000)
     schedule = Schedule(backend, clock)
-    schedule.note(room.view())
+    schedule.note(answering.view(room.ledger))
     room.configure({"opens_at_ms": 5_000}, By("admin", "later"), 0)
-    schedule.note(room.view())
+    schedule.note(answering.view(room.ledger))
     clock.now = 2_500
     await schedule.act()
-    assert room.state == "draft"
+    assert room.ledger.state == "draft"
 
 
 async def test_what_the_log_cannot_take_now_is_tried_again(backend: Any, clock: Clock) -> None:
     room = backend.make("sale", opens_at_ms=500)
     schedule = Schedule(backend, clock)
-    schedule.note(room.view())
+    schedule.note(answering.view(room.ledger))
     backend.refuse = Refused("storage_full", "no space")
     await schedule.act()
-    assert room.state == "draft"
+    assert room.ledger.state == "draft"
     backend.refuse = None
     await schedule.act()
-    assert room.state == "open"
+    assert room.ledger.state == "open"
 
 
 # ---- snapshots ----------------------------------------------------------------------------------------

@@ -101,11 +101,11 @@ class Backend:
 
     async def events(self) -> list[EventView]:
         self.scrapes += 1
-        return [EventView(name, "", "open", None, None, None, 0, 0, 0, 0.0, {}, 1, 1) for name in self.names]
+        return [EventView(name, "", "open", None, None, None, 0, 0, 0, 0.0, {}, None, 1, 1) for name in self.names]
 
     async def stats(self, event_id: str) -> Stats:
         counts = dict.fromkeys(("waiting", "ready", "active"), 0)
-        return Stats(event_id, "open", counts, 0, 0, 0, 0, 0.0, 0.0, None, 1)
+        return Stats(event_id, "open", counts, 0, 0, 0, 0, 0.0, 0.0, None, 0, None, 1)
 
     def status(self) -> BackendStatus:
         return BackendStatus("fake", 1, 1, 1, (), None, self.details)

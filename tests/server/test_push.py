@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.actor import Holder, Whom
 from engine.backend import BackendStatus
 from engine.errors import Refused
-from engine.views import EventGone, Notice, PlacesChanged, Ranking
+from engine.views import EventGone, LineDrawn, Notice, Place, PlacesChanged, Ranking
 from server import push
 from server.push import Hub, Socket, close_frame, text_frame
+from server.wire import PlaceAnswer
 
 
 class Wire:
@@ -50,6 +52,9 @@ class Line:
         self.gone = False
         self.refused = 0
         self.asked: list[int] = []
+        self.orders: dict[int, int] = {}
+        self.generations: dict[int, int] = {}
+        self.status_otherwise = "ready"
         self.announced: asyncio.Queue[Sequence[Notice]] = asyncio.Queue()
 
     def status(self) -> BackendStatus:
@@ -63,12 +68,22 @@ class Line:
 
     def line_order(self, event_id: str, arrival: int) -> int:
         self._look()
-        return arrival
+        return self.orders.get(arrival, arrival)
 
     def _look(self) -> None:
         if self.gone:
             self.refused += 1
             raise Refused("not_found", "there is no such event")
+
+    async def find(self, event_id: str, whom: Whom) -> Place:
+        arrival = whom.arrival or 0
+        status = "waiting" if arrival in self.arrivals else self.status_otherwise
+        position = self.arrivals.index(arrival) + 1 if arrival in self.arrivals else None
+        generation = self.generations.get(arrival, 0)
+        who = (event_id, f"u{arrival}", status, None, arrival, arrival)
+        window_ms = 1_000 if status == "ready" else None
+        more = (window_ms, None, 1, generation, 0, None, 60, None, self.version, False, False)
+        return Place(*who, position, len(self.arrivals), None, *more)
 
     async def notices(self) -> AsyncIterator[Sequence[Notice]]:
         while True:
@@ -77,12 +92,23 @@ class Line:
 
 def connect(hub: Hub, arrival: int, shown: int | None = None) -> Wire:
     wire = Wire()
-    hub.add(Socket("e1", arrival, arrival, wire, shown=shown, is_stream=False, now_s=0.0))  # type: ignore[arg-type]
+    holder = Holder(arrival, f"u{arrival}")
+    hub.add(Socket("e1", holder, arrival, wire, shown=shown, is_stream=False, now_s=0.0))  # type: ignore[arg-type]
     return wire
 
 
+class Desk:
+    """Renders places, with a pass for those who are ready and hold the place."""
+
+    def render(self, place: Place, token: str | None, shown: int | None = None) -> PlaceAnswer:
+        pass_ = "a pass" if place.status == "ready" and place.proven else None
+        who = (place.event_id, place.user_id, place.status, None, place.arrival, place.number)
+        where = (place.position, None, place.waiting, None, None, 0.0)
+        return PlaceAnswer(*who, *where, token, pass_, None, None, 5, None, 0, 3, place.version, False)  # type: ignore[arg-type]
+
+
 def hub_over(line: Line) -> Hub:
-    return Hub(line)  # type: ignore[arg-type]
+    return Hub(line, Desk())  # type: ignore[arg-type]
 
 
 def position_frame(position: int, version: int = 1) -> bytes:
@@ -195,6 +221,33 @@ async def test_those_released_are_told_first_and_the_others_after() -> None:
     await asyncio.wait([running])
 
 
+async def test_a_socket_from_before_a_transfer_is_told_of_its_turn_without_the_pass() -> None:
+    line = Line([])
+    hub = hub_over(line)
+    wire = connect(hub, 1)
+    line.generations[1] = 1
+    await hub._take(PlacesChanged("e1", (1,), "ready", 2))
+    assert b'"status":"ready"' in wire.sent[-1] and b"a pass" not in wire.sent[-1]
+
+
+async def test_a_draw_puts_sockets_where_their_numbers_are_and_tells_them() -> None:
+    line = Line([])
+    hub = hub_over(line)
+    wires = {arrival: connect(hub, arrival) for arrival in (1, 2, 3)}
+    line.arrivals, line.orders = [3, 1, 2], {1: 20, 2: 30, 3: 10}
+    await hub._take(LineDrawn("e1", 2))
+    await hub.sweep("e1")
+    assert [b'"position":%d' % position in wires[arrival].sent[0] for position, arrival in enumerate((3, 1, 2), 1)] == [
+        True
+    ] * 3
+    assert all(len(wire.sent) == 1 for wire in wires.values())
+    for arrival, wire in wires.items():
+        (socket,) = hub._audiences["e1"].sockets[line.orders[arrival]]
+        assert socket.transport is wire
+        hub.remove(socket)
+    assert hub.stats()["sockets"] == 0
+
+
 async def test_sweeps_of_one_event_keep_their_distance() -> None:
     line = Line(range(1, 100))
     hub = hub_over(line)
@@ -253,7 +306,7 @@ async def test_who_is_removed_is_written_to_no_more() -> None:
     line = Line([1])
     hub = hub_over(line)
     wire = Wire()
-    socket = Socket("e1", 1, 1, wire, shown=None, is_stream=False, now_s=0.0)  # type: ignore[arg-type]
+    socket = Socket("e1", Holder(1, "u1"), 1, wire, shown=None, is_stream=False, now_s=0.0)  # type: ignore[arg-type]
     hub.add(socket)
     hub.remove(socket)
     hub.remove(socket)
@@ -266,7 +319,7 @@ async def test_silent_sockets_are_pinged_and_dead_ones_cut_off() -> None:
     hub = hub_over(line)
     alive, dead = connect(hub, 1), connect(hub, 2)
     for socket in list(hub._pings):
-        socket.heard_s = asyncio.get_running_loop().time() if socket.arrival == 1 else -1e9
+        socket.heard_s = asyncio.get_running_loop().time() if socket.holder.arrival == 1 else -1e9
     await hub._each(hub._turn(10), hub._ping)
     assert alive.sent == [push.PING_FRAME] and dead.closed
 

@@ -187,14 +187,16 @@ async def test_a_message_too_large_and_a_binary_one_end_the_socket(server: Runni
 async def test_a_pong_counts_as_presence_and_a_ping_is_answered(server: Running) -> None:
     client = await connect(server, {"join": {}})
     place = await client.next()
-    register = server.backend.venue.room("e1").register
-    register.seen_ms[place["arrival"]] = 0
+    ledger = server.backend.venue.room("e1").ledger
+    ledger.presence._seen_ms[place["arrival"]] = 0
+    ledger.presence._clock_ms = 10**9
+    assert not ledger.presence.is_present(place["arrival"], ledger.settings)
     await client.ws.pong(b"")
     await client.ws.send_json({"visible": False})
     await client.ws.ping(b"x")
     await release(server, 1)
     await client.until(type="ready")
-    assert register.seen_ms[place["arrival"]] > 0
+    assert ledger.presence.is_present(place["arrival"], ledger.settings)
 
 
 async def test_sse_tells_the_place_and_then_its_changes(server: Running) -> None:
