@@ -1,421 +1,394 @@
-"""The room: its tables cell by cell, and the rules around them."""
+"""The room: its tables cell by cell, and what it decides about events and about visitors."""
+
+from collections.abc import Callable
 
 import pytest
 
-from engine.actor import By
-from engine.errors import Damaged, Refused
-from engine.records import Joined, Left, Messaged, Released, Reopened, encode
-from engine.register import STATUSES
+from engine.actor import By, Entrant, Holder, Whom
+from engine.records import Transferred, kind_of
 from engine.room import Room
 from engine.transitions import EVENT_ACTIONS, STATES, VISITOR_INPUTS
 from engine.venue import Venue
-from engine.views import EventChanged, PlacesChanged
-from tests.engine.rooms import OPERATOR, WHY, make_room, rebuilt, records_of, room_in
+from engine.views import PlacesChanged
+from tests.engine import situations
+from tests.engine.rooms import (
+    OPERATOR,
+    PACER,
+    SECRET,
+    WHY,
+    RecordingVenue,
+    control,
+    holder,
+    join,
+    join_many,
+    kinds_of,
+    make_room,
+    rebuilt,
+    records_of,
+    redeem,
+    refusal,
+    room_in,
+    run_out,
+    seen,
+    status_of,
+)
+from tests.engine.situations import AT, Situation
 
 T = 1_000_000
+LATER = T + 10_000_000
+U1 = Whom(user_id="u1")
 
 
-def refusal(code: str, reason: str | None = None) -> object:
-    class Expecting:
-        def __enter__(self) -> None:
-            self.raises = pytest.raises(Refused)
-            self.caught = self.raises.__enter__()
+# ---- the tables: events ------------------------------------------------------------------------------
 
-        def __exit__(self, *error: object) -> bool:
-            swallowed = self.raises.__exit__(*error)  # type: ignore[arg-type]
-            assert (self.caught.value.code, self.caught.value.reason) == (code, reason)
-            return bool(swallowed)
-
-    return Expecting()
-
-
-# ---- the tables ------------------------------------------------------------------------------------
-
-
-def test_every_action_says_what_it_does_in_every_state() -> None:
-    assert all(set(cells) == set(STATES) for cells in EVENT_ACTIONS.values())
+ACTIONS: dict[str, Callable[[Room], object]] = {
+    "lobby": lambda room: control(room, "lobby", WHY, LATER),
+    "open": lambda room: control(room, "open", WHY, LATER),
+    "pause": lambda room: control(room, "pause", By("ops", "another reason"), LATER),
+    "resume": lambda room: control(room, "resume", WHY, LATER),
+    "close": lambda room: control(room, "close", WHY, LATER),
+    "release": lambda room: room.release(1, OPERATOR, LATER, manual=True),
+    "admit": lambda room: room.admit(U1, WHY, LATER),
+    "tick": lambda room: room.tick(LATER) and room.release(1, PACER, LATER, manual=False),
+    "delete": lambda room: control(room, "delete", WHY, LATER),
+}
+WRITES = {"=": [], "held": ["configured"]}
 
 
-def test_every_input_says_what_it_does_at_every_status() -> None:
-    for what, cells in VISITOR_INPUTS.items():
-        assert set(cells) == set(STATUSES) - ({"none"} if what != "join" else set())
+def event_in(state: str) -> tuple[Room, RecordingVenue]:
+    """Return an event with u1 in it, where there can be anybody, and an opening that may be held back."""
+    if state == "draft":
+        return room_in(state, {"lobby": True})
+    room, venue = room_in("lobby" if state == "lobby" else "open", {"opens_at_ms": LATER, "lobby": state == "lobby"})
+    join(room, "u1", T)
+    for action in {"paused": ("pause",), "closed": ("close",)}.get(state, ()):
+        control(room, action, WHY, T)
+    return room, venue
 
 
 @pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("action", ["open", "pause", "resume", "close"])
-def test_an_operators_action_does_what_the_table_says(action: str, state: str) -> None:
-    room, venue = room_in(state)
+@pytest.mark.parametrize("action", ACTIONS)
+def test_an_action_does_what_the_table_says(action: str, state: str) -> None:
+    room, venue = event_in(state)
     cell = EVENT_ACTIONS[action][state]
     venue.drain()
     if cell.startswith("!"):
-        with pytest.raises(Refused) as caught:
-            room.control(action, WHY, T)
-        assert caught.value.code == "conflict"
-        assert venue.drain().records == []
+        with refusal(*cell.split()[1:]):
+            ACTIONS[action](room)
+        assert kinds_of(venue) == []
         return
-    changed = room.control(action, By("ops", "another reason"), T)
-    kinds = [encode(record)[0] for record in venue.drain().records]
-    assert (changed, kinds) == ((False, []) if cell == "=" else (True, [cell]))
-    rebuilt(venue)
+    ACTIONS[action](room)
+    kinds = kinds_of(venue)
+    assert kinds == WRITES.get(cell, [cell])
+    assert cell == "deleted" or rebuilt(venue)
 
 
-def test_an_event_closed_before_it_ever_opened_opens_for_the_first_time() -> None:
-    room, venue = room_in("draft")
-    room.control("close", WHY, T)
-    room.control("open", OPERATOR, T)
-    assert [encode(record)[0] for record in records_of(venue)][-1] == "opened"
+@pytest.mark.parametrize("state", ["open", "paused", "closed"])
+def test_windows_run_out_where_the_table_says(state: str) -> None:
+    situation = situations.active()
+    room, now_ms = situation.room, situation.now_ms
+    join(room, "u3", now_ms)
+    situation.release()
+    situation.wait(70)
+    situation.release()
+    assert [status_of(room, arrival) for arrival in (1, 2, 3)] == ["active", "ready", "parked"]
+    for action in {"paused": ("pause",), "closed": ("close",)}.get(state, ()):
+        control(room, action, WHY, situation.now_ms)
+    situation.venue.drain()
+    run_out(room, LATER)
+    ended = {"all": ["expired", "expired", "lapsed"], "inside": ["expired", "lapsed"], "=": []}
+    assert sorted(kinds_of(situation.venue)) == ended[EVENT_ACTIONS["windows"][state]]
+    rebuilt(situation.venue)
 
 
-def test_reopening_brings_everybody_back_to_their_place() -> None:
-    room, venue = room_in("open")
-    first, second = room.join("u1", 0, T), room.join("u2", 0, T)
-    room.control("close", WHY, T)
-    assert room.place(second.arrival).status == "closed"
-    with refusal("closed", "closed"):
-        room.join("u3", 0, T)
-    room.control("open", OPERATOR, T)
-    assert isinstance(records_of(venue)[-1], Reopened)
-    assert (room.place(first.arrival).position, room.place(second.arrival).position) == (1, 2)
+def test_nobody_is_in_a_draft_or_a_lobby_whose_window_could_run() -> None:
+    for state in ("draft", "lobby"):
+        room, venue = event_in(state)
+        venue.drain()
+        run_out(room, LATER)
+        assert (EVENT_ACTIONS["windows"][state], kinds_of(venue)) == ("=", [])
 
 
-def test_a_join_before_the_opening_is_told_so_and_gets_no_place() -> None:
-    room, _venue = room_in("draft")
-    with refusal("not_open", "draft"):
-        room.join("u1", 0, T)
-    assert len(room.register) == 0
+# ---- the tables: visitors ----------------------------------------------------------------------------
 
 
-def test_pausing_never_refuses_a_join() -> None:
-    room, _ = room_in("paused")
-    place = room.join("u1", 0, T)
-    assert (place.position, place.estimate and place.estimate.reason) == (1, "paused")
+def do(what: str, situation: Situation) -> object:
+    """Let something happen to u1 now."""
+    room, now_ms = situation.room, situation.now_ms
+    acts: dict[str, Callable[[], object]] = {
+        "join": lambda: join(room, "u1", now_ms),
+        "touch": lambda: room.touch(situation.holder, now_ms),
+        "touch_hidden": lambda: room.touch(situation.holder, now_ms, visible=False),
+        "redeem": lambda: redeem(room, 1, now_ms, release=max(1, situation.place.release)),
+        "extend_claim": lambda: room.extend_claim(situation.holder, now_ms + 1_000),
+        "extend_session": lambda: room.extend_session(U1, "site", now_ms + 1_000),
+        "complete": lambda: room.complete(U1, "completed", "site", now_ms),
+        "leave": lambda: room.leave(situation.holder, now_ms),
+        "admit": lambda: room.admit(U1, WHY, now_ms),
+        "remove": lambda: room.remove(U1, WHY, now_ms),
+        "transfer": lambda: room.transfer(situation.holder, 77, now_ms),
+    }
+    return acts[what]()
 
 
-def test_a_new_reason_for_a_pause_is_a_message_and_moves_no_clock() -> None:
-    room, venue = room_in("paused")
-    before = room.event_time_ms(T + 50)
-    room.control("pause", By("ops", "the till is broken"), T + 40)
-    assert isinstance(records_of(venue)[-1], Messaged)
-    assert room.reason == "the till is broken"
-    assert room.event_time_ms(T + 90) == before
+DONE = {"=": [], "seen": [], "repeat": [], "late": ["completed"]}
+OTHERWISE = {  # who comes to a status another way, so that the cell itself is what is met
+    ("redeem", "waiting"): situations.returned_after_lapse,
+    ("redeem", "parked"): situations.lapsed,
+    ("complete", "expired"): situations.session_over,
+}
+CELLS = [
+    (what, status)
+    for what in ("join", "touch", "touch_hidden", "redeem", "extend_claim", "extend_session")
+    for status in AT
+    if (what, status) != ("redeem", "lobby")
+] + [(what, status) for what in ("complete", "leave", "admit", "remove", "transfer") for status in AT]
 
 
-@pytest.mark.parametrize("action", ["pause", "close"])
-def test_what_keeps_people_waiting_needs_a_reason_they_may_read(action: str) -> None:
-    room, _ = room_in("open")
-    with refusal("bad_request"):
-        room.control(action, OPERATOR, T)
-    with refusal("bad_request"):
-        room.control(action, By("ops", "x" * 281), T)
+@pytest.mark.parametrize(("what", "status"), CELLS)
+def test_what_happens_to_a_visitor_is_what_the_table_says(what: str, status: str) -> None:
+    situation = OTHERWISE.get((what, status), AT[status])()
+    cell = VISITOR_INPUTS[what][status]
+    situation.venue.drain()
+    if cell.startswith("!"):
+        with refusal(*cell.split()[1:]):
+            do(what, situation)
+        assert (kinds_of(situation.venue), status_of(situation.room, 1).split()[0]) == ([], status)
+        return
+    heard = situation.room.ledger.presence.last_seen_ms(1, situation.now_ms)
+    do(what, situation)
+    assert kinds_of(situation.venue) == DONE.get(cell, cell.split())
+    if what.startswith("touch"):
+        was_heard = situation.room.ledger.presence.last_seen_ms(1, situation.now_ms) > heard
+        assert cell == "=" or was_heard or heard == situation.now_ms
+        assert cell != "=" or not was_heard
+    rebuilt(situation.venue)
 
 
-def test_deleting_waits_for_the_close_and_for_those_inside() -> None:
-    room, venue = room_in("open")
-    room.join("u1", 0, T)
-    room.release(1, OPERATOR, T, manual=True)
-    with refusal("conflict", "open"):
-        venue.delete("e1", OPERATOR, T)
-    room.control("close", WHY, T)
-    with refusal("conflict", "not_empty"):
-        venue.delete("e1", OPERATOR, T)
-    room.complete("u1", "completed", "site", T)
-    venue.delete("e1", OPERATOR, T)
-    with refusal("not_found"):
-        venue.room("e1")
-    assert rebuilt(venue).rooms == {}
+def test_nobody_in_a_lobby_has_a_number_to_show_a_pass_for() -> None:
+    with refusal("pass_expired", "unknown"):
+        redeem(situations.in_lobby().room, 1, T)
 
 
-# ---- settings --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("what", "make"),
+    [
+        ("claim_over_first", situations.ready),
+        ("claim_over_again", situations.ready_again),
+        ("claim_over_offline", lambda: situations.ready({"redemption": "offline"})),
+        ("session_over", situations.active),
+        ("grace_over", situations.parked),
+    ],
+)
+def test_what_time_ends_is_what_the_table_says(what: str, make: Callable[[], Situation]) -> None:
+    situation = make()
+    cell = VISITOR_INPUTS[what][situation.place.status]
+    situation.venue.drain()
+    run_out(situation.room, LATER)
+    ended = next(record for record in situation.venue.drain().records if getattr(record, "arrival", 0) == 1)
+    assert kind_of(ended) == cell.split()[0]
+    assert getattr(ended, "cause", None) == (cell.split()[1] if " " in cell else None)
+    rebuilt(situation.venue)
 
 
-def test_settings_that_no_longer_may_change_are_refused_by_name() -> None:
-    room, _ = room_in("open")
-    with pytest.raises(Refused, match=r"queueing, opens_at_ms"):
-        room.configure({"queueing": "reject", "opens_at_ms": 5}, WHY, T)
-    assert room.configure({"batch_size": 500}, OPERATOR, T)
+@pytest.mark.parametrize(("what", "present"), [("reached_present", True), ("reached_absent", False)])
+def test_a_release_reaches_the_present_and_parks_the_absent(what: str, present: bool) -> None:
+    situation = situations.waiting()
+    situation.wait(10 if present else 50)
+    situation.venue.drain()
+    situation.release()
+    assert kinds_of(situation.venue)[0] == VISITOR_INPUTS[what]["waiting"]
 
 
-def test_a_closed_event_takes_only_new_texts() -> None:
-    room, _ = room_in("closed")
-    with refusal("conflict", "closed"):
-        room.configure({"batch_size": 7}, WHY, T)
-    assert room.configure({"name": "Over"}, OPERATOR, T)
-
-
-def test_lowering_the_rate_or_moving_the_opening_needs_a_reason() -> None:
-    room, _ = room_in("open")
-    for changes in ({"batch_size": 50}, {"batch_interval_s": 20}):
-        with refusal("bad_request"):
-            room.configure(changes, OPERATOR, T)
-        assert room.configure(changes, WHY, T)
-    draft, _ = room_in("draft")
-    draft.configure({"opens_at_ms": T}, OPERATOR, T)
-    with refusal("bad_request"):
-        draft.configure({"opens_at_ms": T + 1}, OPERATOR, T)
-
-
-def test_the_same_settings_again_are_no_record() -> None:
-    room, venue = room_in("open")
-    venue.drain()
-    assert not room.configure(room.settings.as_map(), OPERATOR, T, replace=True)
-    assert venue.drain().records == []
-
-
-# ---- visitors --------------------------------------------------------------------------------------
-
-
-def test_numbers_are_given_in_the_order_of_arrival_and_never_twice() -> None:
-    room, _ = room_in("open")
-    numbers = []
-    for index in range(50):
-        place = room.join(f"u{index}", 0, T)
-        numbers.append(place.number)
-        if index % 3 == 0:
-            room.leave(place.arrival, place.user_id, T)
-    assert numbers == list(range(1, 51))
+# ---- who holds a place ---------------------------------------------------------------------------------
 
 
 def test_joining_again_is_the_same_place_and_no_record() -> None:
     room, venue = room_in("open")
-    first = room.join("u1", 11, T)
-    room.join("u2", 12, T)
+    first = join(room, "u1", T, 11)
+    join(room, "u2", T, 12)
     venue.drain()
-    again = room.join("u1", 11, T + 5)
+    again = join(room, "u1", T + 5, 11)
     assert (again.number, again.position, again.fresh, again.proven) == (first.number, 1, False, True)
-    assert venue.drain().records == []
+    assert kinds_of(venue) == []
 
 
-def test_an_id_alone_proves_nothing() -> None:
+def test_an_id_alone_proves_nothing_and_is_no_presence() -> None:
     room, _ = room_in("open")
-    room.join("u1", 11, T)
-    assert not room.join("u1", 0, T).proven
-    assert not room.join("u1", 99, T).proven
-    room.join("u2", 0, T)
-    assert not room.join("u2", 0, T).proven
+    join(room, "u1", T, 11)
+    assert not join(room, "u1", T + 50_000).proven
+    assert not join(room, "u1", T + 50_000, 99).proven
+    join(room, "u2", T + 50_000)
+    assert not join(room, "u2", T + 50_000).proven
+    assert room.ledger.presence.last_seen_ms(1, T + 50_000) < T + 50_000
 
 
-def test_who_left_and_joins_again_stands_at_the_end() -> None:
-    room, _ = room_in("open")
-    first = room.join("u1", 0, T)
-    room.join("u2", 0, T)
-    room.leave(first.arrival, "u1", T)
-    again = room.join("u1", 0, T)
-    assert (again.number, again.position, again.fresh) == (3, 2, True)
-    assert room.held_place(first.arrival, "u1").status == "left"
+def test_joining_with_the_proof_of_a_parked_place_is_a_touch() -> None:
+    situation = situations.parked()
+    assert join(situation.room, "u1", situation.now_ms, 11).status == "waiting"
 
 
-def test_leaving_twice_is_harmless() -> None:
+def test_the_word_of_the_shop_takes_a_place_over_and_the_old_token_only_reads() -> None:
     room, venue = room_in("open")
-    place = room.join("u1", 0, T)
-    room.leave(place.arrival, "u1", T)
-    room.leave(place.arrival, "u1", T)
-    assert sum(isinstance(record, Left) for record in records_of(venue)) == 1
+    old = join(room, "u1", T, 11)
+    new = room.join(Entrant("u1", 22, word="site"), T + 1)
+    assert (new.arrival, new.generation, new.proven, new.fresh) == (old.arrival, 1, True, False)
+    assert not room.touch(holder(old), T + 2).proven
+    with refusal("read_only"):
+        room.leave(holder(old), T + 2)
+    with refusal("read_only"):
+        room.extend_claim(holder(old), T + 2)
+    assert room.touch(holder(new), T + 2).proven
+    assert room.join(Entrant("u1", 22, word="site"), T + 3).generation == 1
+    rebuilt(venue)
+
+
+def test_a_token_that_only_reads_is_no_presence_and_brings_nobody_back() -> None:
+    situation = situations.parked()
+    old = situation.holder
+    situation.room.join(Entrant("u1", 22, word="site"), situation.now_ms)
+    situation.wait(50)
+    situation.release()
+    assert situation.place.status == "parked"
+    assert not situation.room.touch(old, situation.now_ms).proven
+    assert situation.place.status == "parked"
+    assert situation.room.touch(situation.holder, situation.now_ms).status == "waiting"
+
+
+def test_a_transfer_makes_another_device_the_holder_and_may_be_repeated() -> None:
+    room, venue = room_in("open")
+    old = holder(join(room, "u1", T, 11))
+    assert room.transfer(old, 22, T).generation == 1
+    assert room.transfer(old, 22, T).generation == 1
+    with refusal("gone", "used"):
+        room.transfer(old, 33, T)
+    with refusal("gone", "used"):
+        room.transfer(old, 0, T)
+    assert not room.touch(old, T).proven
+    assert join(room, "u1", T, 22).proven and not join(room, "u1", T, 11).proven
+    assert sum(isinstance(record, Transferred) for record in records_of(venue)) == 1
+    again = rebuilt(venue).room("e1")
+    assert again.transfer(old, 22, T).generation == 1
+
+
+def test_a_transfer_from_the_first_device_is_undone_only_by_another_one() -> None:
+    room, _ = room_in("open")
+    first = holder(join(room, "u1", T, 11))
+    room.transfer(first, 22, T)
+    second = first._replace(generation=1)
+    assert room.transfer(second, 11, T).generation == 2
+    with refusal("gone", "used"):
+        room.transfer(first, 22, T)
+
+
+def test_a_place_transferred_while_ready_is_taken_over_as_it_stands() -> None:
+    situation = situations.ready()
+    place = situation.room.transfer(situation.holder, 22, situation.now_ms)
+    assert (place.status, place.window_ms) == ("ready", 60_000)
 
 
 @pytest.mark.parametrize(("arrival", "user_id"), [(1, "u2"), (3, "u1"), (0, ""), (-1, "u1"), (2**40, "u1")])
 def test_a_place_that_is_not_yours_is_not_there(arrival: int, user_id: str) -> None:
     room, _ = room_in("open")
-    room.join("u1", 0, T)
-    for attempt in (room.held_place, lambda a, u: room.touch(a, u, T), lambda a, u: room.leave(a, u, T)):
+    join(room, "u1", T)
+    who = Holder(arrival, user_id)
+    for attempt in (
+        room.held_place,
+        room.touch,
+        room.leave,
+        room.extend_claim,
+        lambda who, t: room.transfer(who, 1, t),
+    ):
         with refusal("not_found"):
-            attempt(arrival, user_id)
+            attempt(who, T)
 
 
-def test_completing_frees_the_slot_at_once_and_again_is_harmless() -> None:
-    room, _ = room_in("open", {"max_active": 1})
-    room.join("u1", 0, T)
-    room.join("u2", 0, T)
-    assert room.release(5, OPERATOR, T, manual=True).released == 1
-    assert room.release(5, OPERATOR, T, manual=True).limited_by == "capacity"
-    assert room.complete("u1", "completed", "site", T).status == "completed"
-    assert room.complete("u1", "abandoned", "site", T).status == "completed"
-    assert room.release(5, OPERATOR, T, manual=True).released == 1
-
-
-def test_nobody_completes_who_was_not_released() -> None:
-    room, _ = room_in("open")
-    place = room.join("u1", 0, T)
-    with refusal("not_active", "not_released"):
-        room.complete("u1", "completed", "site", T)
-    room.leave(place.arrival, "u1", T)
-    with refusal("not_active", "ended"):
-        room.complete("u1", "completed", "site", T)
-    with refusal("not_found"):
-        room.complete("stranger", "completed", "site", T)
-
-
-def test_a_full_line_takes_nobody_until_somebody_goes() -> None:
-    room, _ = room_in("open", {"max_waiting": 2})
-    first = room.join("u1", 0, T)
-    room.join("u2", 0, T)
-    with refusal("queue_full"):
-        room.join("u3", 0, T)
-    assert room.join("u2", 0, T).position == 2
-    room.leave(first.arrival, "u1", T)
-    assert room.join("u3", 0, T).number == 3
-
-
-def test_a_rejecting_event_still_serves_its_line() -> None:
-    room, _ = room_in("open", {"queueing": "reject"})
-    with refusal("rejecting"):
-        room.join("u1", 0, T)
-
-
-def test_priority_puts_ahead_by_its_level_times_the_boost() -> None:
-    room, _ = room_in("open", {"priority_boost": 3})
-    for index in range(10):
-        room.join(f"u{index}", 0, T)
-    assert room.join("vip", 0, T, level=2).position == 6  # effective 11 − 2·3 = 5, behind number 5
-
-
-# ---- releases --------------------------------------------------------------------------------------
-
-
-def test_batches_leave_one_interval_apart_and_the_first_one_after_the_opening() -> None:
-    room, _ = room_in("open", {"batch_size": 2, "batch_interval_s": 10})
-    for index in range(9):
-        room.join(f"u{index}", 0, T)
-    opened = 0
-    assert room.tick(opened + 9_999) == 0
-    assert room.tick(opened + 10_000) == 2
-    assert room.tick(opened + 10_001) == 0
-    assert room.tick(opened + 20_500) == 2
-    assert room.next_release_ms(opened + 20_500) == 10_000
-
-
-def test_a_pause_stands_still_for_the_pacing_too() -> None:
-    room, _ = room_in("open", {"batch_interval_s": 10})
-    room.join("u1", 0, 1)
-    room.control("pause", WHY, 4_000)
-    assert (room.next_release_ms(60_000), room.tick(60_000)) == (None, 0)
-    room.control("resume", OPERATOR, 104_000)
-    assert room.next_release_ms(104_000) == 6_000
-
-
-def test_a_restart_waits_a_full_interval() -> None:
-    room, venue = room_in("open", {"batch_interval_s": 10})
-    room.join("u1", 0, 1)
-    venue.start(7, 9_999, 0)
-    assert room.next_release_ms(10_000) == 9_999
-    assert room.tick(19_998) == 0
-    assert room.tick(19_999) == 1
-
-
-def test_a_change_of_settings_never_brings_a_batch_sooner_than_its_interval() -> None:
-    room, _ = room_in("open", {"batch_size": 1, "batch_interval_s": 10})
-    for index in range(5):
-        room.join(f"u{index}", 0, 1)
-    assert room.tick(10_000) == 1
-    room.release(1, OPERATOR, 10_000, manual=False)
-    room.configure({"batch_interval_s": 20}, WHY, 11_000)
-    assert room.next_release_ms(11_000) == 19_000
-
-
-def test_a_release_takes_the_head_in_slices_and_says_what_limited_it() -> None:
+def test_leaving_twice_is_harmless_and_who_joins_again_stands_at_the_end() -> None:
     room, venue = room_in("open")
-    for index in range(1_500):
-        room.join(f"u{index}", 0, T)
-    result = room.release(5_000, OPERATOR, T, manual=True)
-    assert (result.released, result.limited_by) == (1_000, None)
-    result = room.release(4_000, OPERATOR, T, manual=True)
-    assert (result.released, result.limited_by) == (500, "line")
-    released = [record for record in records_of(venue) if isinstance(record, Released)]
-    assert [number for record in released for number in record.numbers] == list(range(1, 1_501))
+    first, _ = join_many(room, 2, T)
+    venue.drain()
+    room.leave(holder(first), T)
+    room.leave(holder(first), T)
+    assert kinds_of(venue) == ["left"]
+    again = join(room, "u1", T)
+    assert (again.number, again.position, again.fresh) == (3, 2, True)
+    assert room.held_place(holder(first), T).status == "left"
 
 
-def test_a_released_visitor_is_ready_and_everybody_else_moves_up() -> None:
+# ---- the operator and one visitor ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "who", [Whom(user_id="x"), Whom(number=9), Whom(arrival=9), Whom(arrival=-1), Whom(arrival=0), Whom()]
+)
+def test_nobody_is_found_under_a_name_nobody_has(who: Whom) -> None:
+    room, _ = room_in("open")
+    join(room, "u1", T)
+    with refusal("not_found"):
+        room.find(who)
+
+
+def test_admitting_stands_outside_the_rate_and_inside_the_cap() -> None:
+    room, _ = room_in("open", {"max_active": 2, "safety_margin": 1})
+    join_many(room, 3, T)
+    with refusal("bad_request"):
+        room.admit(Whom(number=3), OPERATOR, T)
+    assert room.admit(Whom(number=3), WHY, T).status == "ready"
+    assert room.admit(Whom(number=3), WHY, T).status == "ready"
+    with refusal("at_capacity", "capacity"):
+        room.admit(Whom(number=2), WHY, T)
+    assert seen(room, 1, T).position == 1
+
+
+def test_a_ban_is_kept_with_or_without_a_place_and_nobody_is_removed_without_a_reason() -> None:
+    room, venue = room_in("open")
+    join(room, "u1", T)
+    with refusal("bad_request"):
+        room.remove(U1, OPERATOR, T)
+    assert room.remove(U1, WHY, T).cause == "removed"
+    assert join(room, "u1", T).fresh
+    room.remove(U1, WHY, T, ban=True)
+    with refusal("banned"):
+        join(room, "u1", T)
+    venue.drain()
+    with refusal("conflict", "ended"):
+        room.remove(U1, WHY, T, ban=True)
+    assert kinds_of(venue) == []
+    room.leave(holder(join(room, "u2", T)), T)
+    with refusal("conflict", "ended"):
+        room.remove(Whom(user_id="u2"), WHY, T, ban=True)
+    with refusal("banned"):
+        join(room, "u2", T)
+    rebuilt(venue)
+
+
+def test_who_is_let_in_is_announced_and_the_serving_number_moves() -> None:
     room, venue = room_in("open", {"claim_window_s": 60})
-    first, second = room.join("u1", 0, T), room.join("u2", 0, T)
+    first, second = join_many(room, 2, T)
     venue.drain()
     room.release(1, OPERATOR, T, manual=True)
-    place = room.place(first.arrival)
-    assert (place.status, place.position, place.estimate) == ("ready", None, None)
-    assert place.ready_until_ms == room.event_time_ms(T) + 60_000
-    assert room.place(second.arrival).position == 1
+    place = seen(room, first.arrival, T)
+    assert (place.status, place.position, place.estimate, place.window_ms) == ("ready", None, None, 60_000)
+    assert seen(room, second.arrival, T).position == 1
     assert venue.drain().notices == [PlacesChanged("e1", (first.arrival,), "ready", venue.outbox.lsn)]
-    assert room.view().serving_number == 1
+    assert room.ledger.serving_number == 1
 
 
-def test_a_release_repeated_under_its_key_is_remembered_through_replay_and_snapshot() -> None:
-    room, venue = room_in("open")
-    for index in range(30):
-        room.join(f"u{index}", 0, T)
-    room.release(7, By("ops", request="k1"), T, manual=True)
-    room.release(2, By("ops", request="k1"), T, manual=True)
-    room.release(4, OPERATOR, T, manual=True)
-    loaded = Venue()
-    loaded.load(venue.capture())
-    for known in (venue, rebuilt(venue), loaded):
-        assert known.room("e1").released_under("k1") == 9
-        assert known.room("e1").released_under("k2") == known.room("e1").released_under(None) == 0
+def test_completing_again_is_harmless_and_frees_the_slot_once() -> None:
+    situation = situations.active()
+    for outcome in ("completed", "abandoned"):
+        assert situation.room.complete(U1, outcome, "site", T).status == "completed"
+    assert (situation.room.ledger.completed, situation.room.ledger.inside()) == (1, 0)
 
 
-def test_a_release_while_paused_is_a_canary_and_while_closed_is_refused() -> None:
-    room, _ = room_in("paused")
-    room.join("u1", 0, T)
-    assert room.release(1, OPERATOR, T, manual=True).released == 1
-    closed, _ = room_in("closed")
-    with refusal("conflict", "closed"):
-        closed.release(1, OPERATOR, T, manual=True)
-
-
-def test_replay_refuses_a_release_that_is_not_the_head() -> None:
-    room, _ = room_in("open")
-    room.join("u1", 0, T)
-    room.join("u2", 0, T)
-    with pytest.raises(Damaged, match="not the head"):
-        room.apply(Released("e1", T, [2], T, True, "ops", None, None))
-
-
-def test_replay_refuses_what_cannot_follow() -> None:
-    room, _ = room_in("open")
-    room.join("u1", 0, T)
-    with pytest.raises(Damaged, match="given out before"):
-        room.apply(Joined("e1", T, 1, 1, "u9", 0))
-    with pytest.raises(Damaged, match="holds no place"):
-        room.apply(Left("e1", T, 2))
-
-
-def test_the_average_wait_is_that_of_those_released() -> None:
-    room, _ = room_in("open")
-    room.join("u1", 0, T)
-    room.join("u2", 0, T + 4_000)
-    room.release(2, OPERATOR, T + 10_000, manual=True)
-    stats = room.stats(T)
-    assert (stats.average_wait_s, stats.released_manual, stats.counts["ready"]) == (8.0, 2, 2)
-
-
-def test_what_changes_for_everybody_is_announced() -> None:
-    room, venue = room_in("open")
-    venue.drain()
-    room.tell("doors in five minutes", OPERATOR, T)
-    assert venue.drain().notices == [EventChanged("e1", venue.outbox.lsn)]
-    assert room.view().message == "doors in five minutes"
-    room.tell("", OPERATOR, T)
-    assert room.view().message is None
-
-
-def test_ranks_of_many_are_their_positions_and_nought_for_those_gone() -> None:
-    room, _ = room_in("open")
-    arrivals = [room.join(f"u{index}", 0, T).arrival for index in range(20)]
-    room.leave(arrivals[3], "u3", T)
-    assert room.ranks([99, 4, 99, 5]).positions == [0, 0, 0, 4]
-    with refusal("not_found"):
-        room.order(99)
-    ranking = room.ranks(arrivals)
-    assert ranking.positions == [room.place(arrival).position or 0 for arrival in arrivals]
-    waits = [place.estimate.seconds if (place := room.place(a)).estimate else 0 for a in arrivals]
-    assert all(abs(got - due) <= 1 for got, due in zip(ranking.waits, waits, strict=True))
-
-
-def test_the_checker_finds_a_line_that_lost_somebody() -> None:
-    room = make_room(Venue())
-    room.control("open", OPERATOR, T)
-    place = room.join("u1", 0, T)
-    room.line.remove(room.register.keys[place.arrival])
-    with pytest.raises(AssertionError):
-        room.check()
+def test_a_session_that_ran_out_may_be_completed_late_and_no_other_end_may() -> None:
+    situation = situations.session_over()
+    assert situation.room.complete(U1, "completed", "site", situation.now_ms).status == "completed"
+    for make in (situations.unclaimed, situations.left, situations.removed):
+        with refusal("not_active", "ended"):
+            make().room.complete(U1, "completed", "site", LATER)
+    rebuilt(situation.venue)
 
 
 def test_a_room_needs_nothing_but_its_arguments() -> None:
-    assert isinstance(make_room(Venue()), Room)
+    assert isinstance(make_room(Venue()), Room) and len(SECRET) == 32
