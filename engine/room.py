@@ -48,8 +48,8 @@ from engine.records import (
     Transferred,
 )
 from engine.register import LIVE, NONE, STATUSES
-from engine.settings import Settings, settings_from
-from engine.transitions import EVENT_ACTIONS, FIXED, VISITOR_INPUTS
+from engine.settings import settings_from
+from engine.transitions import EVENT_ACTIONS, VISITOR_INPUTS
 from engine.views import Place, ReleaseResult, Session
 
 _CELLS_OF_JOIN = tuple(VISITOR_INPUTS["join"][status] for status in STATUSES)
@@ -74,14 +74,7 @@ class Room:
         settings = settings_from(changes, None if replace else ledger.settings)
         before, after = ledger.settings.as_map(), settings.as_map()
         changed = [name for name in after if after[name] != before[name]]
-        fixed = [name for name in changed if FIXED[ledger.state](name)]
-        if fixed:
-            detail = f"{', '.join(fixed)} cannot change while the event is {ledger.state}"
-            raise Refused("conflict", detail, reason=ledger.state)
-        if ledger.state != "draft" and _lowers_rate(ledger.settings, settings):
-            by.require_reason("lower the rate")
-        if "opens_at_ms" in changed and ledger.settings.opens_at_ms is not None:
-            by.require_reason("move the opening")
+        steering.check_change(ledger, settings, changed, by)
         if changed or not ledger.revision:
             by.check()
             ledger.draw_all()
@@ -419,7 +412,3 @@ def _refuse(cell: str, detail: str) -> NoReturn:
     """Raise what a cell of the tables says: "! code reason"."""
     _, code, reason = cell.split()
     raise Refused(code, detail, reason=reason)
-
-
-def _lowers_rate(before: Settings, after: Settings) -> bool:
-    return after.batch_size * before.batch_interval_s < before.batch_size * after.batch_interval_s

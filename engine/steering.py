@@ -4,19 +4,23 @@
 told. Pausing and closing are views of the event: no visitor is touched, whatever the number of visitors.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+from engine import pacing
 from engine.actor import By
 from engine.draw import commitment_of
 from engine.errors import Refused
 from engine.ledger import Ledger
 from engine.records import Closed, Configured, Deleted, LobbyOpened, Messaged, Opened, Paused, Record, Reopened, Resumed
-from engine.register import LOBBY
+from engine.register import LOBBY, PARKED, READY, WAITING
+from engine.settings import Settings
+from engine.transitions import FIXED
 
 LOBBY_AFTER_START_MS = 60_000
 SCHEDULE = "schedule"
+MAY_STILL_WAIT = frozenset((LOBBY, WAITING, PARKED, READY))
 
 
 class Particulars(NamedTuple):
@@ -26,6 +30,33 @@ class Particulars(NamedTuple):
     draw_id: str
     secret: bytes
     beacon: str | None
+
+
+def check_change(ledger: Ledger, settings: Settings, changed: Sequence[str], by: By) -> None:
+    """Refuse settings that may not become these now, or not without a reason; O(groups in line) where the cap falls."""
+    fixed = [name for name in changed if FIXED[ledger.state](name)]
+    if fixed:
+        detail = f"{', '.join(fixed)} cannot change while the event is {ledger.state}"
+        raise Refused("conflict", detail, reason=ledger.state)
+    if ledger.state != "draft" and _lowers_rate(ledger.settings, settings):
+        by.require_reason("lower the rate")
+    if "opens_at_ms" in changed and ledger.settings.opens_at_ms is not None:
+        by.require_reason("move the opening")
+    if "priority_boost" in changed and any(_queued(ledger, ledger.levels)):
+        detail = "priority_boost cannot change while somebody with priority is in line: equal levels would overtake"
+        raise Refused("conflict", detail, reason="priority_in_line")
+    largest = max((ledger.sizes[arrival] for arrival in _queued(ledger, ledger.sizes)), default=0)
+    if largest > pacing.free_slots(settings, 0):
+        detail = f"a group of {largest} is in line, which could never enter: leave room for it, or remove it first"
+        raise Refused("conflict", detail, reason="group_in_line")
+
+
+def _queued(ledger: Ledger, arrivals: Iterable[int]) -> Iterator[int]:
+    return (arrival for arrival in arrivals if ledger.register.status[arrival] in MAY_STILL_WAIT)
+
+
+def _lowers_rate(before: Settings, after: Settings) -> bool:
+    return after.batch_size * before.batch_interval_s < before.batch_size * after.batch_interval_s
 
 
 def record_of(cell: str, ledger: Ledger, by: By, now_ms: int, particulars: Particulars) -> Record | None:
