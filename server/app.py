@@ -9,6 +9,7 @@ and a logged exception, and a test holds that bad input never gets there.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from time import perf_counter
+from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -18,7 +19,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from engine.errors import Refused
 from server.answers import Answer, problem_answer
-from server.routes import Call, Route, RouteTable
+from server.routes import JSON_TYPE, Call, Route, RouteTable
 from server.strict_json import decode_strictly
 
 BODY_TIMEOUT_S = 10.0
@@ -27,7 +28,6 @@ LINE_LIMIT = 8190
 DISCARDED_LIMIT = 1024 * 1024
 HEADERS_LIMIT = 64
 FRAMING = frozenset(("version", "Transfer-Encoding"))
-JSON_TYPE = "application/json"
 
 log = structlog.get_logger("stanchion.http")
 
@@ -56,6 +56,7 @@ class App:
         """Answer one request; never raises for anything a client can send."""
         answer: Answer | web.StreamResponse
         started = perf_counter()
+        route, event_id = None, ""
         try:
             if hdrs.TRANSFER_ENCODING in request.headers or request.version is not HttpVersion11:
                 _check_framing(request)
@@ -69,7 +70,7 @@ class App:
             if route.operation:
                 self._observe(route.operation, event_id, perf_counter() - started)
         except Refused as refused:
-            answer = self._refuse(request, refused)
+            answer = self._refuse(request, route, event_id, refused)
         except web.HTTPException as error:
             answer = problem_answer(Refused("bad_request", f"aiohttp refuses this: {error.text}"[:200]))
         except (ConnectionError, asyncio.CancelledError):
@@ -81,8 +82,9 @@ class App:
             self._allow_origin(request, answer)
         return answer
 
-    def _refuse(self, request: web.BaseRequest, refused: Refused) -> Answer:
-        answer = problem_answer(refused)
+    def _refuse(self, request: web.BaseRequest, route: Route | None, event_id: str, refused: Refused) -> Answer:
+        told = None if route is None else route.refusal
+        answer = problem_answer(refused) if told is None else told(request, event_id, refused)
         if refused.status == 405:
             if request.method == "OPTIONS" and hdrs.ORIGIN in request.headers:
                 return Answer(204)
@@ -105,18 +107,16 @@ class App:
                 )
 
     async def _body(self, request: web.BaseRequest, route: Route) -> object:
-        """Return the decoded body; an absent one counts as an empty object."""
+        """Return the decoded body; an absent one counts as an empty object, or a form without fields."""
         assert route.body is not None
         headers = request.headers
         if hdrs.CONTENT_ENCODING in headers:
             raise Refused("unsupported_media_type", "bodies are taken as they are, without Content-Encoding")
-        raw = await self._read(request, route.body_limit)
-        if not raw:
-            return decode_strictly(b"{}", route.body)
+        raw, expected = await self._read(request, route.body_limit), route.body_type
         content_type = headers.get(hdrs.CONTENT_TYPE, "")
-        if content_type != JSON_TYPE and content_type.partition(";")[0].strip().lower() != JSON_TYPE:
-            raise Refused("unsupported_media_type", f"the body must be {JSON_TYPE}")
-        return decode_strictly(raw, route.body)
+        if raw and content_type != expected and content_type.partition(";")[0].strip().lower() != expected:
+            raise Refused("unsupported_media_type", f"the body must be {expected}")
+        return decode_strictly(raw or b"{}", route.body) if expected == JSON_TYPE else _form(raw, route.body)
 
     async def _read(self, request: web.BaseRequest, limit: int) -> bytes:
         """Read the body within size and time; a body that came with its head costs no timer."""
@@ -170,19 +170,29 @@ def _continue(request: web.BaseRequest) -> None:
 
 
 def _query(route: Route, text: str) -> object:
-    if route.query is None:
-        return None
+    return None if route.query is None else _pairs(text, route.query, "query")
+
+
+def _form(raw: bytes, kind: Any) -> object:
+    try:
+        return _pairs(raw.decode("ascii"), kind, "form")
+    except UnicodeDecodeError:
+        raise Refused("bad_request", "the form cannot be read", field="form") from None
+
+
+def _pairs(text: str, kind: Any, what: str) -> object:
+    """Return the names and values of a query or a form as its type."""
     try:
         pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), max_num_fields=20, errors="strict")
     except ValueError:
-        raise Refused("bad_request", "the query cannot be read", field="query") from None
+        raise Refused("bad_request", f"the {what} cannot be read", field=what) from None
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        raise Refused("bad_request", "the query names a parameter twice", field="query")
+        raise Refused("bad_request", f"the {what} names a parameter twice", field=what)
     try:
-        return msgspec.convert(dict(pairs), route.query, strict=False)
+        return msgspec.convert(dict(pairs), kind, strict=False)
     except msgspec.ValidationError as error:
-        raise Refused("bad_request", str(error), field="query") from None
+        raise Refused("bad_request", str(error), field=what) from None
 
 
 class HttpServer(web.Server):

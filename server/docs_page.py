@@ -13,6 +13,8 @@ from importlib import resources
 from string import Template
 from typing import Any, TypeAlias
 
+from server.routes import JSON_TYPE
+
 Json: TypeAlias = Mapping[str, Any]
 _STYLE = re.compile(rb"<style>(.*?)</style>", re.DOTALL)
 FIELDS_SHOWN = 8
@@ -110,7 +112,8 @@ def _article(op: _Operation, schemas: Json) -> Iterator[str]:
         yield _table("Parameters", (_parameter_row(one) for one in parameters))
     body = facts.get("requestBody")
     if body:
-        yield _body(body["content"]["application/json"]["schema"], schemas)
+        (content,) = body["content"].values()
+        yield _body(content["schema"], schemas)
     yield _answers(facts["responses"])
     yield f"<h4>Example</h4><pre><code>{escape(_curl(op))}</code></pre></article>"
 
@@ -232,7 +235,9 @@ def _curl(op: _Operation) -> str:
     if "text/event-stream" in op.facts["responses"].get("200", {}).get("content", {}):
         parts.append("-N -H 'Accept: text/event-stream'")
     if "requestBody" in op.facts:
-        parts.append(f"-H 'Content-Type: application/json' -d '{_EXAMPLES.get(op.name, '{}')}'")
+        (kind,) = op.facts["requestBody"]["content"]
+        example = _EXAMPLES.get(op.name, "{}" if kind == JSON_TYPE else "")
+        parts.append(f"-H 'Content-Type: {kind}' -d '{example}'")
     return " \\\n  ".join(parts)
 
 

@@ -154,7 +154,7 @@ def _operation(route: Route, schema_of: Mapping[Any, Json]) -> Json:
     if body is not None:
         operation["requestBody"] = {
             "required": bool(_required(body)),
-            "content": {"application/json": {"schema": _schema_of(body, schema_of)}},
+            "content": {route.body_type: {"schema": _schema_of(body, schema_of)}},
         }
     return operation
 

@@ -17,6 +17,8 @@ from engine.settings import is_event_id
 from server.answers import Answer
 
 BODY_LIMIT = 8 * 1024
+JSON_TYPE = "application/json"
+FORM_TYPE = "application/x-www-form-urlencoded"
 MATCHES_REMEMBERED = 4096
 
 
@@ -50,6 +52,7 @@ class Call:
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Answer | web.StreamResponse]]
+Refusal: TypeAlias = Callable[[web.BaseRequest, str, Refused], Answer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,9 @@ class Route:
     `answers` maps a status to the type of its body (None: no body); problems are understood.
 
     `body` is the type the body is decoded into (None: no body is read), `body_schema` the one that documents it
-    where that says more, because the engine checks what the decoder lets pass.
+    where that says more, because the engine checks what the decoder lets pass. `body_type` is how it is sent.
+
+    `refusal` renders what is refused, from the moment the row is found (None: as a problem document).
     """
 
     method: str
@@ -71,14 +76,16 @@ class Route:
     guard: Callable[[web.BaseRequest], object] | None = None
     body: Any = None
     body_schema: type[msgspec.Struct] | None = None
+    body_type: str = JSON_TYPE
     query: type[msgspec.Struct] | None = None
     listener: Listener = Listener.PUBLIC
     problems: tuple[int, ...] = ()
-    content_type: str = "application/json"
+    content_type: str = JSON_TYPE
     headers: Mapping[str, str] = field(default_factory=dict)
     tag: str = "visitor"
     body_limit: int = BODY_LIMIT
     operation: str = ""
+    refusal: Refusal | None = None
 
 
 _Node: TypeAlias = dict[str, Any]
