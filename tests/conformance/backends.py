@@ -1,25 +1,46 @@
 """The table of backends: how each is started on real storage, for one suite that runs on all of them.
 
-`restart` closes nothing and starts a second backend on the same storage, as after a kill.
+Time is the test's own: every clock a backend asks is `Clock`. A `Host` runs one backend, ends it in good order, or
+starts another from what lay on the disk at some moment, as after a kill.
 """
 
-import time
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.actor import By
 from engine.backend import Backend
 from engine.backends.memory import MemoryBackend
 from snapshots.journal import Journal, JournalOptions
 from snapshots.storage import DiskStorage
 
-Opener = Callable[[Path], Awaitable[Backend]]
+OPS, WHY = By("ops"), By("ops", "because of the rain")
+DRAW_KEY = bytes(range(32))
+WALL_MS = 1_790_000_000_000
 
 
-async def open_memory(folder: Path) -> Backend:
+@dataclass
+class Clock:
+    """A monotonic clock and a wall clock that move when the test says so."""
+
+    monotonic_ms: int = 5_000
+    wall_ms: int = WALL_MS
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass on both."""
+        self.monotonic_ms += int(seconds * 1000)
+        self.wall_ms += int(seconds * 1000)
+
+
+Opener = Callable[[Path, Clock], Awaitable[Backend]]
+
+
+async def open_memory(folder: Path, clock: Clock) -> Backend:
     """Start the embedded backend over a journal in `folder`."""
     journal = Journal.open(DiskStorage(folder), JournalOptions(segment_mib=1))
-    backend = MemoryBackend(journal, lambda: time.monotonic_ns() // 1_000_000, lambda: time.time_ns() // 1_000_000)
+    backend = MemoryBackend(journal, lambda: clock.monotonic_ms, lambda: clock.wall_ms, DRAW_KEY)
     await backend.start()
     return backend
 
@@ -27,11 +48,60 @@ async def open_memory(folder: Path) -> Backend:
 BACKENDS: Mapping[str, Opener] = {"memory": open_memory}
 
 
+@dataclass
+class Host:
+    """One backend on one folder, and the machine it runs on."""
+
+    name: str
+    folder: Path
+    clock: Clock = field(default_factory=Clock)
+    killed: list[Backend] = field(default_factory=list)
+
+    async def start(self) -> Backend:
+        """Start it."""
+        self.backend = await BACKENDS[self.name](self.folder, self.clock)
+        return self.backend
+
+    async def restart(self, down_s: float = 0) -> Backend:
+        """End it in good order, and start it again after a while."""
+        await self.backend.close()
+        self.clock.wait(down_s)
+        return await self.start()
+
+    async def kill(self, down_s: float = 0) -> Backend:
+        """Start another from what is on the disk now; the one that ran is not told."""
+        self.killed.append(self.backend)
+        now = self.folder.with_name(f"{self.folder.name}-{len(self.killed)}")
+        shutil.copytree(self.folder, now)
+        self.folder = now
+        self.clock.wait(down_s)
+        return await self.start()
+
+    async def lose_what_came_since(self, copied: Path) -> Backend:
+        """Start from an older copy of the folder, as from a backup that was restored."""
+        self.killed.append(self.backend)
+        self.folder = copied
+        return await self.start()
+
+    async def event(self, **settings: object) -> None:
+        """Make event e1 and open it, or its lobby."""
+        await self.backend.configure("e1", settings, OPS, replace=True)
+        await self.backend.control("e1", "lobby" if settings.get("lobby") else "open", OPS)
+
+    async def run(self, seconds: float, step_s: float = 1) -> None:
+        """Let time pass and the backend's own work be done, step by step."""
+        for _ in range(round(seconds / step_s)):
+            self.clock.wait(step_s)
+            await self.backend.tick()
+
+
 @asynccontextmanager
-async def running(name: str, folder: Path) -> AsyncIterator[Backend]:
-    """Yield a started backend and close it."""
-    backend = await BACKENDS[name](folder)
+async def hosting(name: str, folder: Path) -> AsyncIterator[Host]:
+    """Yield a host that runs, and let go of everything it started."""
+    host = Host(name, folder)
+    await host.start()
     try:
-        yield backend
+        yield host
     finally:
-        await backend.close()
+        for backend in [host.backend, *host.killed]:
+            await backend.close()
