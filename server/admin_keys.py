@@ -14,11 +14,12 @@ import structlog
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from engine.errors import Refused, StorageFailed
+from engine.signatures import public_of
 from server.admin import AdminApi
 from server.admin_wire import Note
 from server.answers import Answer, json_answer, no_content
 from server.key_kinds import KINDS, LISTED, LONGEST_OVERLAP_S, ROLES, Key
-from server.key_ring import Change, KeyRing, public_of
+from server.key_ring import Change, KeyRing
 from server.public_keys import read_public_key
 from server.routes import Call, Route
 

@@ -24,6 +24,7 @@ import msgspec
 
 from engine.errors import BadConfiguration, StorageFailed
 from engine.settings import is_event_id
+from engine.signatures import verifying_keys
 from server.key_kinds import IN_FILES, KINDS, ROLES, SIGNING, Key, Secret
 from server.key_ring import ENTROPY_BYTES, digest_of, first_keys, new_text
 
@@ -230,8 +231,10 @@ def _check_set(path: Path, keys: Sequence[Key], now_ms: int) -> None:
     doubled = [kind for kind, count in Counter(key.kind for key in keys if key.in_file).items() if count > 1]
     if doubled or any(key.in_file and key.kind not in IN_FILES for key in keys):
         raise BadConfiguration(f"{path}: at most one admin, site and replication key can stand in a file")
-    if any(len(key.public or bytes(32)) != 32 for key in keys):
-        raise BadConfiguration(f"{path}: a public key must have 32 bytes")
+    try:
+        verifying_keys({key.id: key.public for key in keys if key.public is not None})
+    except ValueError as error:
+        raise BadConfiguration(f"{path}: {error}") from None
 
 
 # ---- files ------------------------------------------------------------------------------------------------

@@ -15,9 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from engine.errors import Refused
+from engine.signatures import public_of
 from server.key_kinds import IN_FILES, KINDS, LISTED, ROLES, SCOPED, SIGNING, Key, Secret
 
 ENTROPY_BYTES = 32
@@ -248,11 +247,6 @@ class KeyRing:
         if len(kept) >= KEYS_LIMIT:
             raise Refused("conflict", f"a ring holds at most {KEYS_LIMIT} keys; revoke some", reason="too_many_keys")
         return Change(what, (*kept, key), key, text, tuple(changed))
-
-
-def public_of(seed: bytes) -> bytes:
-    """Return the public key of an Ed25519 seed."""
-    return Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
 
 
 def _turn(key: Key) -> int:

@@ -144,6 +144,10 @@ def _copy_secret(keys: list[dict[str, Any]]) -> None:
     of_kind(keys, "session")["secret"] = of_kind(keys, "queue")["secret"]
 
 
+def _register(keys: list[dict[str, Any]], public: str) -> None:
+    keys.append({**of_kind(keys, "draw"), "id": "shop", "kind": "enqueue", "secret": None, "public": public})
+
+
 WRONG: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
     "two equal secrets": (_copy_secret, "the same"),
     "two equal ids": (lambda keys: keys[1].update(id=keys[0]["id"]), "the same"),
@@ -169,12 +173,8 @@ WRONG: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
         lambda keys: keys.append({**of_kind(keys, "site"), "id": "s2", "digest": "0" * 64}),
         "at most one",
     ),
-    "a short public key": (
-        lambda keys: keys.append(
-            {**of_kind(keys, "draw"), "id": "e", "kind": "enqueue", "secret": None, "public": "AA"}
-        ),
-        "32 bytes",
-    ),
+    "a short public key": (lambda keys: _register(keys, "AA"), "32 bytes"),
+    "a weak public key": (lambda keys: _register(keys, "A" * 43), "anyone could sign"),
 }
 
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import Refused, StorageFailed
+from engine.signatures import public_of
 from server import key_ring
 from server.key_kinds import INTERNAL, KINDS, LISTED, SIGNING, Key
-from server.key_ring import Change, KeyRing, digest_of, first_keys, new_text, public_of
+from server.key_ring import Change, KeyRing, digest_of, first_keys, new_text
 from tests.server.rings import WallClock
 
 LATER_S = 10 * 86_400
