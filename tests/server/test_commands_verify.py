@@ -294,6 +294,7 @@ def test_a_line_without_an_end_is_not_kept() -> None:
         b"{}",
         b"no JSON",
         b"\xff",
+        b'{"event_id": "\xff"}',
         json.dumps({**published([])[0], "seed": "00"}).encode(),
         json.dumps({**published([])[0], "commitment": commitment_of(SECRET) + "\n"}).encode(),
         json.dumps({**published([])[0], "event_id": "x" * 20_000}).encode(),
@@ -315,8 +316,6 @@ def test_what_is_no_draw_is_said_to_be_none(verify: Verify, file: Path, head: by
         ["--draw", "."],
         ["--draw", "nul\0"],
         [".", "--draw", "x"],
-        [".", "--commitment", "0" * 64],
-        [".", "--beacon", "1"],
         ["--draw", "x", "--commitment", "0123"],
         ["--draw", "x", "--commitment", "g" * 64],
         ["--draw", "ftp://127.0.0.1/v1/events/sale"],
@@ -331,6 +330,15 @@ def test_what_is_no_draw_is_said_to_be_none(verify: Verify, file: Path, head: by
 def test_wrong_usage_ends_with_64(verify: Verify, arguments: list[str]) -> None:
     told = verify(*arguments)
     assert told.code == 64 and told.err and not told.out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[".", "--commitment", "0" * 64], [".", "--beacon", "1"], [".", "--jwks", "x"], ["--draw", "x", "--user", "x"]],
+)
+def test_an_option_of_something_else_is_refused_and_not_overlooked(verify: Verify, arguments: list[str]) -> None:
+    told = verify(*arguments)
+    assert told.code == 64 and "go with --" in told.err
 
 
 # ---- servers ----------------------------------------------------------------------------------------------
@@ -385,7 +393,7 @@ def test_an_answer_that_breaks_off_ends_with_69(verify: Verify, site: Site, path
 def test_a_draw_without_an_end_is_not_read_to_the_end(verify: Verify, site: Site) -> None:
     site.answers["/v1/events/sale/draw"] = (200, b" " * 1_000_000, 0)
     told = verify("--draw", site.url)
-    assert told.code == 65 and "longer than 16384 bytes" in told.err
+    assert told.code == 65 and f"the answer of {site.url}/draw is longer than 16384 bytes" in told.err
 
 
 def test_nobody_there_ends_with_69(verify: Verify) -> None:

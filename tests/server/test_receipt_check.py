@@ -112,10 +112,28 @@ def test_what_is_no_receipt_ends_with_65(verify: Verify, tmp_path: Path, keys: P
     assert told.code == 65 and "receipt" in told.err and len(told.err) < 400
 
 
-@pytest.mark.parametrize("raw", [b"", b"[]", b"{}", b'{"keys": 1}', b"\xff", b" " * 100_000])
-def test_what_is_no_key_set_ends_with_65(verify: Verify, tmp_path: Path, keys: Path, raw: bytes) -> None:
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", "holds no key set"),
+        (b"[]", "holds no key set"),
+        (b"\xff", "holds no key set"),
+        (b'{"\xff": 1}', "holds no key set"),
+        (b"{}", "the key set cannot be used"),
+        (b'{"keys": 1}', "the key set cannot be used"),
+        (b" " * 100_000, "longer than 65536 bytes"),
+    ],
+)
+def test_what_is_no_key_set_ends_with_65(verify: Verify, tmp_path: Path, keys: Path, raw: bytes, words: str) -> None:
     keys.write_bytes(raw)
-    assert verify("--receipt", receipt_of(tmp_path), "--jwks", keys).code == 65
+    told = verify("--receipt", receipt_of(tmp_path), "--jwks", keys)
+    assert told.code == 65 and words in told.err
+
+
+def test_keys_elsewhere_are_fetched_from_where_they_are(verify: Verify, tmp_path: Path, site: Site) -> None:
+    site.answers["/kept/keys.json"] = site.answers.pop("/.well-known/jwks.json")
+    origin = site.url.partition("/v1/")[0]
+    assert verify("--receipt", receipt_of(tmp_path), "--jwks", f"{origin}/kept/keys.json").code == 0
 
 
 def test_keys_that_cannot_be_fetched_end_with_69(verify: Verify, tmp_path: Path, site: Site) -> None:
@@ -134,10 +152,7 @@ def test_keys_that_cannot_be_fetched_end_with_69(verify: Verify, tmp_path: Path,
         ["--receipt", "x", "--jwks", "ftp://127.0.0.1"],
         ["--receipt", "x", "--jwks", "y", "--commitment", "0" * 64],
         ["--jwks", "x"],
-        [".", "--jwks", "x"],
-        [".", "--user", "x"],
         [".", "--receipt", "x"],
-        ["--draw", "x", "--user", "x"],
     ],
 )
 def test_wrong_usage_ends_with_64(verify: Verify, arguments: list[str]) -> None:
