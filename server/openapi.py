@@ -16,7 +16,7 @@ import msgspec
 from engine.errors import STATUS_OF_CODE
 from server.answers import HTML, Answer, Problem
 from server.docs_page import content_security_policy, render_page
-from server.routes import Auth, Call, Listener, Route
+from server.routes import ANY, Auth, Call, Listener, Route
 
 Json: TypeAlias = dict[str, Any]
 REF = "#/components/schemas/{name}"
@@ -102,7 +102,8 @@ def document_of(routes: Sequence[Route], title_version: str) -> Json:
         operation = _operation(route, schema_of)
         if names[operation["operationId"]] > 1:
             operation["operationId"] = f"{route.tag}_{operation['operationId']}"
-        paths.setdefault(route.path, {})[route.method.lower()] = operation
+        method = "GET" if route.method == ANY else route.method
+        paths.setdefault(route.path, {})[method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version, "description": ABOUT},

@@ -16,6 +16,7 @@ from engine.errors import Refused
 from engine.settings import is_event_id
 from server.answers import Answer
 
+ANY = "ANY"
 BODY_LIMIT = 8 * 1024
 JSON_TYPE = "application/json"
 FORM_TYPE = "application/x-www-form-urlencoded"
@@ -65,6 +66,8 @@ class Route:
     where that says more, because the engine checks what the decoder lets pass. `body_type` is how it is sent.
 
     `refusal` renders what is refused, from the moment the row is found (None: as a problem document).
+
+    `method` may be ANY; with `below` the row answers every address below its path as well.
     """
 
     method: str
@@ -86,10 +89,13 @@ class Route:
     body_limit: int = BODY_LIMIT
     operation: str = ""
     refusal: Refusal | None = None
+    below: bool = False
 
 
 _Node: TypeAlias = dict[str, Any]
-_ROUTES = "\0routes"
+_ROUTES = "\0routes"  # no path has a NUL in it
+_EVENT_ID = "\0event_id"
+_BELOW = "\0below"
 
 
 class RouteTable:
@@ -102,7 +108,9 @@ class RouteTable:
         for route in self.routes:
             node = self._root
             for segment in route.path.split("/")[1:]:
-                node = node.setdefault("{}" if segment.startswith("{") else segment, {})
+                node = node.setdefault(_EVENT_ID if segment.startswith("{") else segment, {})
+            if route.below:
+                node[_BELOW] = True
             methods = node.setdefault(_ROUTES, {})
             assert route.method not in methods, f"{route.method} {route.path} stands twice"
             methods[route.method] = route
@@ -111,12 +119,13 @@ class RouteTable:
         """Return the route and its event_id ("" when the path has none).
 
         Paths are compared as they were sent, undecoded, so there is nothing to smuggle. Raises Refused with 404,
-        or with 405, whose `field` lists what is allowed. The busiest paths are remembered.
+        or with 405, whose `field` lists what is allowed. The busiest paths are remembered; not those of rows for any
+        method, whose addresses are a shop's and would crowd out the others.
         """
         matched = self._matched.get((method, path))
         if matched is None:
             matched = self._walk(method, path)
-            if len(self._matched) < MATCHES_REMEMBERED:
+            if len(self._matched) < MATCHES_REMEMBERED and matched[0].method != ANY:
                 self._matched[method, path] = matched
         return matched
 
@@ -125,15 +134,17 @@ class RouteTable:
         for segment in path.split("/")[1:]:
             below = node.get(segment)
             if below is None:
-                below = node.get("{}")
+                below = node.get(_EVENT_ID)
                 if below is None or not is_event_id(segment):
+                    if _BELOW in node:
+                        break
                     raise Refused("not_found", "there is nothing at this address")
                 event_id = segment
             node = below
         methods = node.get(_ROUTES)
         if methods is None:
             raise Refused("not_found", "there is nothing at this address")
-        route = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
+        route = methods.get(method) or (methods.get("GET") if method == "HEAD" else None) or methods.get(ANY)
         if route is None:
             allowed = ", ".join(sorted(methods))
             raise Refused("method_not_allowed", f"this address takes {allowed}", field=allowed)
