@@ -30,8 +30,9 @@ END_LIMIT_S = 60.0
 CALL_LIMIT_S = 60.0
 STANCHION = (sys.executable, "-c", "from server.cli import main; main()")
 EVENT = "sale"
-# Nothing leaves by itself while a bench runs.
-SETTINGS = {"batch_size": 1, "batch_interval_s": 3600, "claim_window_s": 86_400, "claim_max_s": 86_400}
+# Nobody leaves by themselves, and nobody is taken for gone, while a bench runs.
+PATIENT = {"presence_timeout_s": 3600, "presence_timeout_hidden_s": 3600}
+SETTINGS = {"batch_size": 1, "batch_interval_s": 3600, "claim_window_s": 86_400, "claim_max_s": 86_400, **PATIENT}
 
 
 class Server:

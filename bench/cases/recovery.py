@@ -74,7 +74,7 @@ def restore(data: Path, visitors: int) -> tuple[float, float]:
 
 async def _restore(data: Path, visitors: int) -> tuple[float, float]:
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
-    backend = await _started(data)
+    backend = await started(data)
     seconds = time.perf_counter() - began_s, time.process_time() - began_cpu_s
     view = await backend.event(EVENT)
     last = await backend.place(EVENT, Holder(visitors, user_id_of(visitors - 1)))
@@ -84,7 +84,8 @@ async def _restore(data: Path, visitors: int) -> tuple[float, float]:
     return seconds
 
 
-async def _started(data: Path) -> MemoryBackend:
+async def started(data: Path) -> MemoryBackend:
+    """Return a backend over a data folder that answers."""
     backend = MemoryBackend(Journal.open(DiskStorage(data), JournalOptions()), monotonic_ms, wall_ms, DRAW_KEY)
     await backend.start()
     return backend
@@ -117,7 +118,7 @@ def _read_all(folder: Path) -> float:
 
 def profile_restore(data: Path) -> list[str]:
     """Return the top lines of a restart's profile; run in a fresh process."""
-    return profile_call(lambda: uvloop.run(_started(data)), data.parent / "recovery.profile")
+    return profile_call(lambda: uvloop.run(started(data)), data.parent / "recovery.profile")
 
 
 # ---- snapshots and the loop ---------------------------------------------------------------------------------
@@ -141,7 +142,7 @@ def stalls(data: Path, rounds: int) -> tuple[list[float], list[float], list[floa
 
 
 async def _stall_rounds(data: Path, rounds: int) -> tuple[list[float], list[float], list[float]]:
-    backend = await _started(data)
+    backend = await started(data)
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -149,16 +150,17 @@ async def _stall_rounds(data: Path, rounds: int) -> tuple[list[float], list[floa
     loading = asyncio.create_task(_join_lightly(backend))
     for _ in range(rounds):
         began_s = time.perf_counter()
-        with_ms.append(await _longest_stall_ms(asyncio.create_task(backend.snapshot())))
+        with_ms.append(await longest_stall_ms(asyncio.create_task(backend.snapshot())))
         snapshot_s.append(time.perf_counter() - began_s)
-        without_ms.append(await _longest_stall_ms(asyncio.create_task(asyncio.sleep(snapshot_s[-1]))))
+        without_ms.append(await longest_stall_ms(asyncio.create_task(asyncio.sleep(snapshot_s[-1]))))
     loading.cancel()
     await asyncio.wait([loading])
     await backend.close()
     return with_ms, without_ms, snapshot_s
 
 
-async def _longest_stall_ms(meanwhile: "asyncio.Task[object]") -> float:
+async def longest_stall_ms(meanwhile: "asyncio.Task[object]") -> float:
+    """Return the longest time the loop was held while a task ran."""
     longest_s = 0.0
     while not meanwhile.done():
         before_s = time.perf_counter()

@@ -27,7 +27,9 @@ from tests.scenarios.people import ADMIN, EVENT, Address, Observer, Operator, Vi
 from tests.server.daemons import CLI, Daemon, clean_environment, cli
 
 FLAGS = ("--segment-mib", "1", "--log-level", "info")
-SETTINGS = {"batch_size": 40, "batch_interval_s": 1, "max_active": 300}
+# Nobody is stepped over here: presence has scenarios of its own.
+PATIENT = {"presence_timeout_s": 3600, "presence_timeout_hidden_s": 3600, "claim_window_s": 3600, "claim_max_s": 3600}
+SETTINGS = {"batch_size": 40, "batch_interval_s": 1, "max_active": 300, **PATIENT}
 VISITORS = 12
 OVERLAP = 200
 LONGEST_LIFE_S = 1.6

@@ -26,7 +26,8 @@ from tests.server.daemons import Daemon
 
 EVENT = "/v1/events/sale"
 ADMIN = "/v1/admin/events/sale"
-SETTINGS = {"batch_size": 300, "batch_interval_s": 1}
+PATIENT = {"presence_timeout_s": 3600, "presence_timeout_hidden_s": 3600, "claim_window_s": 3600, "claim_max_s": 3600}
+SETTINGS = {"batch_size": 300, "batch_interval_s": 1, **PATIENT}
 JOINING, ASKING = 64, 16
 MOMENTS_WHILE_JOINING, MOMENTS_AFTER = 20, 4
 ASKED = 1_000
