@@ -69,7 +69,7 @@ class Story:
     def is_held(self, at_ms: int) -> bool:
         """Return whether the place is held at the time of a record, as far as is known."""
         if self.status == "unknown":
-            return at_ms > self.joined_ms
+            return at_ms >= self.joined_ms
         return self.status not in ("none", "ended")
 
     @property

@@ -101,13 +101,14 @@ class AdminApi:
 
     def _action_routes(self) -> list[Route]:
         def post(path: str, handler: AdminHandler, summary: str, body: Any, answer: Any = wire.AdminEvent) -> Route:
-            return self.row("POST", path, handler, summary, {200: answer}, body=body, problems=(409,), headers=_ONCE)
+            return self.row("POST", path, handler, summary, {200: answer}, body=body, problems=(409,), headers=ONCE)
 
-        opening, pausing, closing = wire.OpenRequest, wire.PauseRequest, wire.CloseRequest
+        pausing, closing = wire.PauseRequest, wire.CloseRequest
         return [
-            post(f"{EVENT}/open", self.open_event, "Open an event, or open it again", opening),
+            post(f"{EVENT}/lobby", self.open_lobby, "Open the lobby and bind its draw", wire.LobbyRequest),
+            post(f"{EVENT}/open", self.open_event, "Open an event, or open it again", wire.OpenRequest),
             post(f"{EVENT}/pause", self.pause_event, "Pause releases; visitors read the reason", pausing),
-            post(f"{EVENT}/resume", self.resume_event, "Go on after a pause", opening),
+            post(f"{EVENT}/resume", self.resume_event, "Go on after a pause", wire.ResumeRequest),
             post(f"{EVENT}/close", self.close_event, "Close an event; visitors read the reason", closing),
             post(
                 f"{EVENT}/release",
@@ -126,7 +127,7 @@ class AdminApi:
                 role="owner",
                 body=wire.SnapshotRequest,
                 problems=(409,),
-                headers=_ONCE,
+                headers=ONCE,
             ),
         ]
 
@@ -238,9 +239,20 @@ class AdminApi:
 
     # ---- actions ------------------------------------------------------------------------------------
 
+    async def open_lobby(self, call: Call, actor: str) -> Answer:
+        """Let people gather; who comes before the opening has the same chance. The answer's draw is the commitment."""
+        return await self._control(call, "lobby", By(actor, None, call.body.note), beacon=call.body.beacon)
+
     async def open_event(self, call: Call, actor: str) -> Answer:
-        """Open a draft, or open a closed event again with everybody back in place."""
-        return await self._control(call, "open", By(actor, None, call.body.note))
+        """Open a draft, draw a lobby, or open a closed event again with everybody back in place."""
+        beacon = call.body.beacon
+        if beacon is not None:
+            draw = (await self._backend.event(call.event_id)).draw
+            if draw is None or draw.beacon is None:
+                raise Refused(
+                    "conflict", "no beacon was named when the lobby opened", reason="no_beacon", field="beacon"
+                )
+        return await self._control(call, "open", By(actor, None, call.body.note), beacon=beacon)
 
     async def pause_event(self, call: Call, actor: str) -> Answer:
         """Stop releases and all windows; joins are still taken."""
@@ -254,8 +266,10 @@ class AdminApi:
         """End an event; passes that are out stay good until they run out."""
         return await self._control(call, "close", By(actor, call.body.reason, call.body.note), call.body.outcome)
 
-    async def _control(self, call: Call, action: str, by: By, outcome: str | None = None) -> Answer:
-        return _event_answer(await self._backend.control(call.event_id, action, by, outcome))
+    async def _control(
+        self, call: Call, action: str, by: By, outcome: str | None = None, beacon: str | None = None
+    ) -> Answer:
+        return _event_answer(await self._backend.control(call.event_id, action, by, outcome, beacon))
 
     async def release(self, call: Call, actor: str) -> Answer:
         """Release the next `count` in line; the answer says what kept it below that."""
@@ -336,7 +350,7 @@ _STREAM = {
     hdrs.SERVER: "Stanchion",
 }
 _IF_MATCH = {"If-Match": "the ETag of the settings to change, or *; 412 when they were changed meanwhile"}
-_ONCE = {"Idempotency-Key": "a repeated call with the same key gets the same answer and happens once"}
+ONCE = {"Idempotency-Key": "a repeated call with the same key gets the same answer and happens once"}
 _CREATED = {200: wire.AdminEvent, 201: wire.AdminEvent}
 
 

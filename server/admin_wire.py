@@ -13,12 +13,18 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from engine.actor import REASON_LENGTH
 from engine.records import KINDS
+from engine.register import STATUSES
 from engine.settings import KNOBS, MAX_MS, Knob, Settings
+from engine.timeline import OMITTED, PRUNED
+from server.wire import Status, UserId
 
 SETTINGS_BODY_LIMIT = 64 * 1024
 NOTE_LENGTH = 1000
 TEXT_LENGTH = 1000
 RELEASE_LIMIT = 1_000_000
+BEACON_NAME_LENGTH = 200
+BEACON_LENGTH = 1000
+VISITORS_LIMIT = 1000
 LINE_OF_TEXT = "^[^\\x00-\\x1f\\x7f]*$"
 TEXT = "^[^\\x00-\\x09\\x0b-\\x1f\\x7f]*$"
 
@@ -28,6 +34,7 @@ Reason: TypeAlias = Annotated[
 Note: TypeAlias = Annotated[str, Meta(max_length=NOTE_LENGTH, pattern=TEXT, description="for the audit only")]
 EventState: TypeAlias = Literal["draft", "lobby", "open", "paused", "closed"]
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
+Ordinal: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_MS)]
 
 
 def _plain_type(knob: Knob) -> Any:
@@ -84,8 +91,22 @@ class Why(Struct, forbid_unknown_fields=True):
     note: Note | None = None
 
 
+class LobbyRequest(Struct, forbid_unknown_fields=True):
+    """`beacon` names a public value that nobody can know yet, and that is mixed into the draw when the event opens."""
+
+    beacon: Annotated[str, Meta(min_length=1, max_length=BEACON_NAME_LENGTH, pattern=LINE_OF_TEXT)] | None = None
+    note: Note | None = None
+
+
 class OpenRequest(Struct, forbid_unknown_fields=True):
-    """Opening and resuming need no reason."""
+    """`beacon` is the value of the beacon that was named when the lobby opened; required there, and there alone."""
+
+    beacon: Annotated[str, Meta(min_length=1, max_length=BEACON_LENGTH, pattern=LINE_OF_TEXT)] | None = None
+    note: Note | None = None
+
+
+class ResumeRequest(Struct, forbid_unknown_fields=True):
+    """Going on needs no reason."""
 
     note: Note | None = None
 
@@ -120,6 +141,27 @@ class MessageRequest(Struct, forbid_unknown_fields=True):
     note: Note | None = None
 
 
+class AdmitRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Whom to let in ahead of the others (exactly one of the three), and why."""
+
+    user_id: UserId | None = None
+    number: Ordinal | None = None
+    arrival: Ordinal | None = None
+    reason: Reason
+    note: Note | None = None
+
+
+class RemoveRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Whose place to take away (exactly one of the three), and why; with `ban` they may not join this event again."""
+
+    user_id: UserId | None = None
+    number: Ordinal | None = None
+    arrival: Ordinal | None = None
+    reason: Reason
+    note: Note | None = None
+    ban: bool = False
+
+
 class SnapshotRequest(Struct, forbid_unknown_fields=True):
     """A snapshot needs nothing said."""
 
@@ -135,6 +177,21 @@ class RecordsQuery(Struct, forbid_unknown_fields=True, rename={"from_lsn": "from
 
     from_lsn: Annotated[int, Meta(ge=1, le=MAX_MS)] = 1
     to_lsn: Annotated[int, Meta(ge=1, le=MAX_MS)] | UnsetType = UNSET
+
+
+class VisitorsQuery(Struct, forbid_unknown_fields=True):
+    """Either one visitor (by exactly one of user_id, number and arrival), or a list in the order of joining.
+
+    Of a list, `status` asks for one status alone (as stored: those of a closed event keep theirs), and `after` for
+    those who came after an arrival.
+    """
+
+    user_id: UserId | UnsetType = UNSET
+    number: Ordinal | UnsetType = UNSET
+    arrival: Ordinal | UnsetType = UNSET
+    status: Literal[STATUSES[1:]] | UnsetType = UNSET  # type: ignore[valid-type]
+    limit: Annotated[int, Meta(ge=1, le=VISITORS_LIMIT)] = 100
+    after: Annotated[int, Meta(ge=0, le=MAX_MS)] = 0
 
 
 class AdminDraw(Struct):
@@ -199,6 +256,85 @@ class StatsAnswer(Struct):
     next_release_in_ms: int | None
     inside: Count
     admissions_left: Count | None
+    version: Count
+
+
+class AdminPlace(Struct):
+    """One visitor's place as operators see it.
+
+    `window_ms` is what is left of whatever runs (the time a parked place is kept, the claim window, the session),
+    `limit_ms` of the most it may be extended to; `release` counts how often the place was let in, and `generation` how
+    often it moved to another holder. `joined_ms` is by the clock of the records.
+    """
+
+    event_id: str
+    user_id: str
+    status: Status
+    cause: str | None
+    arrival: Count
+    number: Count | None
+    position: Count | None
+    window_ms: Count | None
+    limit_ms: Count | None
+    release: Count
+    generation: Count
+    joined_ms: Count
+    version: Count
+
+
+class PlaceAnswer(Struct):
+    """The place after what was done to it."""
+
+    place: AdminPlace
+
+
+class TimelineEntry(Struct):
+    """One thing that happened, in words.
+
+    `kind` is that of the record, or "pruned" and "omitted" where something cannot be told. `at_ms` is by the clock of
+    the records, which stands still while no server runs, and `wall_ms` by the clock on the wall, null where unknown.
+    """
+
+    lsn: Count
+    at_ms: Count
+    wall_ms: int | None
+    kind: Literal[(*KINDS, PRUNED, OMITTED)]  # type: ignore[valid-type]
+    text: str
+    actor: str | None
+    reason: str | None
+
+
+class VisitorAnswer(Struct):
+    """One visitor: the place, and everything that happened to it."""
+
+    place: AdminPlace
+    timeline: list[TimelineEntry]
+
+
+class VisitorsAnswer(Struct):
+    """Places in the order of joining; `next` is the `after` of the next page, null at the end."""
+
+    visitors: list[AdminPlace]
+    next: Count | None
+
+
+class FairnessAnswer(Struct):
+    """How fair the line has been, counted from the records that made it.
+
+    `inversions` must be 0: how many were let in by the rate although a later number of their level had gone before,
+    with nothing to explain it. `overtaken` are those with an explanation: they came back after being stepped over
+    ("returned"), or out of a lost part of the log ("readmitted"). `overshoot` must be 0: the most that a release took
+    the number inside above the cap. `skipped` counts turns not taken, by reason; `admitted` who was let in ahead.
+    """
+
+    event_id: str
+    released: Count
+    admitted: Count
+    inversions: Count
+    overshoot: Count
+    peak_inside: Count
+    overtaken: dict[str, Count]
+    skipped: dict[str, Count]
     version: Count
 
 

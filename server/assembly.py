@@ -7,6 +7,7 @@ from importlib.metadata import version
 from engine.backend import Backend
 from server.admin import AdminApi
 from server.admin_keys import AdminKeys
+from server.admin_visitors import AdminVisitors
 from server.api import VisitorApi
 from server.draws import Draws
 from server.gate import Gate
@@ -68,6 +69,7 @@ def assemble(backend: Backend, ring: KeyRing, gate: Gate, around: Surroundings) 
         *site.routes(),
         *admin.routes(),
         *AdminKeys(ring).routes(admin),
+        *AdminVisitors(backend).routes(admin),
         *health.routes(),
         *metrics.routes(),
     ]
