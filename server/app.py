@@ -76,7 +76,8 @@ class App:
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception:
-            log.exception("unexpected_error", path=request.raw_path[:200], method=request.method[:20])
+            path = request.raw_path.partition("?")[0]  # a query may carry a pass
+            log.exception("unexpected_error", path=path[:200], method=request.method[:20])
             answer = problem_answer(Refused("internal", "something went wrong here; it was logged"))
         if hdrs.ORIGIN in request.headers:
             self._allow_origin(request, answer)
