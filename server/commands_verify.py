@@ -24,7 +24,7 @@ WITHOUT_BEACON = (
 
 
 Folder: TypeAlias = Annotated[
-    Path | None, typer.Argument(metavar="[DIR]", exists=True, file_okay=False, help="A data folder.")
+    Path | None, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="A data folder.")
 ]
 Draw: TypeAlias = Annotated[
     str | None, typer.Option(metavar="URL|FILE", help="A draw: the event's address, or a file of what it published.")
@@ -60,8 +60,9 @@ def verify(
 ) -> int:
     """Check a data folder, a draw or a receipt.
 
-    DIR: read all snapshots and the whole log, rebuild every line from them, and check it. Changes nothing. On the
-    folder of a running server the frame just being written may show as a torn tail.
+    DIR: read all snapshots and the whole log, rebuild every line, and check it; changes nothing.
+
+    On the folder of a running server the frame just being written may show as a torn tail.
 
     --draw: compute a lobby's draw again from what was published, and compare.
 
