@@ -1,8 +1,8 @@
 """The command line: `stanchion …`. Every error is one clear line on stderr and an exit code of its own.
 
-The commands live beside this file, by what they talk to: `commands_event` to a server, `commands_data` to a
-data folder, `commands_keys` to either, `commands_verify` to whatever is to be proven. `serve` is here; its flags
-are read off `Config`, so that a setting is described once.
+The commands live beside this file, by what they talk to: `commands_event` and `commands_visitor` to a server,
+`commands_data` to a data folder, `commands_keys` to either, `commands_verify` to whatever is to be proven. `serve` is
+here; its flags are read off `Config`, so that a setting is described once.
 """
 
 import inspect
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from engine.errors import NotPermitted, Refused, StanchionError, UsageError
-from server import commands_data, commands_event, commands_keys, commands_verify
+from server import commands_data, commands_event, commands_keys, commands_verify, commands_visitor
 from server.config import Config, Loaded, load
 from server.main import serve as run_daemon
 from server.terminal import complain, notes, print_json, print_table
@@ -112,6 +112,7 @@ def _print_config(loaded: Loaded, as_json: bool) -> None:
         print_table(("setting", "value", "from"), loaded.lines())
 
 
+commands_visitor.add_to(commands_event.app)
 app.add_typer(commands_event.app)
 app.add_typer(commands_keys.app)
 commands_verify.add_to(app)

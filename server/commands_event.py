@@ -44,7 +44,7 @@ app = typer.Typer(
 @app.command("list", epilog=notes("stanchion event list --json", *CODES))
 def list_events(url: Url = URL, key_file: KeyFile = KEY_FILE, as_json: Json = False) -> None:
     """List all events."""
-    events = _client(url, key_file).get("/v1/admin/events")["events"]
+    events = client(url, key_file).get("/v1/admin/events")["events"]
     if as_json:
         print_json(events)
         return
@@ -63,25 +63,27 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make an event; it is a draft until it is opened."""
-    body = _settings(settings) | _why(None, note)
-    client = _client(url, key_file)
-    if client.find(event_path(event_id)) is not None:
+    body = _settings(settings) | why(None, note)
+    server = client(url, key_file)
+    if server.find(event_path(event_id)) is not None:
         raise NotPermitted(f"event {event_id} exists already; change it with: stanchion event set {event_id} …")
-    event = client.put(event_path(event_id), body)
+    event = server.put(event_path(event_id), body)
     if open_now:
-        event = client.post(event_path(event_id, "open"), _why(None, note))
+        event = server.post(event_path(event_id, "open"), why(None, note))
     _show(event, as_json)
 
 
 @app.command(epilog=notes("stanchion event show sale", *CODES))
 def show(event_id: EventId, url: Url = URL, key_file: KeyFile = KEY_FILE, as_json: Json = False) -> None:
     """Show an event with all its settings; those that differ from the default are marked."""
-    event = _client(url, key_file).get(event_path(event_id))
+    event = client(url, key_file).get(event_path(event_id))
     if as_json:
         print_json(event)
         return
     defaults = Settings().as_map()
-    print_table(("", ""), ((name, value) for name, value in event.items() if name != "settings"))
+    facts = {name: value for name, value in event.items() if name not in ("settings", "draw")}
+    draw = {f"draw: {name}": value for name, value in (event["draw"] or {}).items()}
+    print_table(("", ""), (facts | draw).items())
     print_table(
         ("setting", "value", ""),
         ((name, value, "" if defaults.get(name) == value else "changed") for name, value in event["settings"].items()),
@@ -99,16 +101,43 @@ def set_settings(
     as_json: Json = False,
 ) -> None:
     """Change settings; lowering the rate and moving the opening need a reason."""
-    body = _settings(settings) | _why(reason, note)
-    _show(_client(url, key_file).patch(event_path(event_id), body), as_json)
+    body = _settings(settings) | why(reason, note)
+    _show(client(url, key_file).patch(event_path(event_id), body), as_json)
+
+
+@app.command(epilog=notes("stanchion event lobby sale --beacon 'drand quicknet round 12345678'", *CODES))
+def lobby(
+    event_id: EventId,
+    beacon: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A public value nobody can know yet, to mix into the draw.")
+    ] = None,
+    note: Note = None,
+    url: Url = URL,
+    key_file: KeyFile = KEY_FILE,
+    as_json: Json = False,
+) -> None:
+    """Open the lobby: whoever comes before the opening has the same chance. Publishes the draw's commitment."""
+    body = why(None, note) | ({"beacon": beacon} if beacon is not None else {})
+    event = client(url, key_file).post(event_path(event_id, "lobby"), body)
+    _show(event, as_json)
+    if not as_json:
+        print(f"draw {event['draw']['draw_id']} is bound by the commitment {event['draw']['commitment']}")
 
 
 @app.command("open", epilog=notes("stanchion event open sale", *CODES))
 def open_event(
-    event_id: EventId, note: Note = None, url: Url = URL, key_file: KeyFile = KEY_FILE, as_json: Json = False
+    event_id: EventId,
+    beacon: Annotated[
+        str | None, typer.Option(metavar="VALUE", help="The value of the beacon that the lobby's draw named.")
+    ] = None,
+    note: Note = None,
+    url: Url = URL,
+    key_file: KeyFile = KEY_FILE,
+    as_json: Json = False,
 ) -> None:
-    """Open an event, or open a closed one again."""
-    _act(url, key_file, event_id, "open", _why(None, note), as_json)
+    """Open an event and draw its lobby, or open a closed one again."""
+    body = why(None, note) | ({"beacon": beacon} if beacon is not None else {})
+    _act(url, key_file, event_id, "open", body, as_json)
 
 
 @app.command(epilog=notes("stanchion event pause sale --reason 'Payment is being repaired'", *CODES))
@@ -121,7 +150,7 @@ def pause(
     as_json: Json = False,
 ) -> None:
     """Pause the batches; everybody keeps their place and others may still join."""
-    _act(url, key_file, event_id, "pause", _why(reason, note), as_json)
+    _act(url, key_file, event_id, "pause", why(reason, note), as_json)
 
 
 @app.command(epilog=notes("stanchion event resume sale", *CODES))
@@ -129,7 +158,7 @@ def resume(
     event_id: EventId, note: Note = None, url: Url = URL, key_file: KeyFile = KEY_FILE, as_json: Json = False
 ) -> None:
     """Go on after a pause."""
-    _act(url, key_file, event_id, "resume", _why(None, note), as_json)
+    _act(url, key_file, event_id, "resume", why(None, note), as_json)
 
 
 @app.command(epilog=notes("stanchion event close sale --reason 'Sold out' --outcome sold_out", *CODES))
@@ -143,7 +172,7 @@ def close(
     as_json: Json = False,
 ) -> None:
     """Close an event: nobody joins, nobody is released."""
-    body = _why(reason, note) | ({"outcome": outcome} if outcome is not None else {})
+    body = why(reason, note) | ({"outcome": outcome} if outcome is not None else {})
     _act(url, key_file, event_id, "close", body, as_json)
 
 
@@ -158,8 +187,8 @@ def release(
     as_json: Json = False,
 ) -> None:
     """Release the next in line now: outside the rate, inside the cap."""
-    body = {"count": count, **_why(reason, note)}
-    result = _client(url, key_file).post(event_path(event_id, "release"), body)
+    body = {"count": count, **why(reason, note)}
+    result = client(url, key_file).post(event_path(event_id, "release"), body)
     if as_json:
         print_json(result)
         return
@@ -177,13 +206,13 @@ def message(
     as_json: Json = False,
 ) -> None:
     """Tell everybody in line something."""
-    _act(url, key_file, event_id, "message", {"text": text, **_why(None, note)}, as_json)
+    _act(url, key_file, event_id, "message", {"text": text, **why(None, note)}, as_json)
 
 
 @app.command(epilog=notes("stanchion event stats sale --json", *CODES))
 def stats(event_id: EventId, url: Url = URL, key_file: KeyFile = KEY_FILE, as_json: Json = False) -> None:
     """Show how many are where."""
-    found = _client(url, key_file).get(event_path(event_id, "stats"))
+    found = client(url, key_file).get(event_path(event_id, "stats"))
     if as_json:
         print_json(found)
         return
@@ -200,24 +229,25 @@ def delete(
     key_file: KeyFile = KEY_FILE,
 ) -> None:
     """Delete an event and everybody's place in it. This cannot be undone."""
-    client = _client(url, key_file)
+    server = client(url, key_file)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("--yes is required where nobody can be asked")
         typer.confirm(f"Delete event {event_id} and everybody's place in it?", abort=True)
-    client.delete(event_path(event_id) + _query(note))
+    server.delete(event_path(event_id) + _query(note))
     print(f"event {event_id} is deleted")
 
 
 # ---- small parts ----------------------------------------------------------------------------------------
 
 
-def _client(url: str, key_file: Path) -> AdminClient:
+def client(url: str, key_file: Path) -> AdminClient:
+    """Return a client of the server that a command was told of."""
     return AdminClient(url, read_key(key_file))
 
 
 def _act(url: str, key_file: Path, event_id: str, action: str, body: Mapping[str, object], as_json: bool) -> None:
-    _show(_client(url, key_file).post(event_path(event_id, action), body), as_json)
+    _show(client(url, key_file).post(event_path(event_id, action), body), as_json)
 
 
 def _show(event: Mapping[str, Any], as_json: bool) -> None:
@@ -228,7 +258,8 @@ def _show(event: Mapping[str, Any], as_json: bool) -> None:
         print(f"event {event['event_id']} is {event['state']}{why}: {event['waiting']} waiting")
 
 
-def _why(reason: str | None, note: str | None) -> dict[str, object]:
+def why(reason: str | None, note: str | None) -> dict[str, object]:
+    """Return the members of a body that say why."""
     return {name: value for name, value in (("reason", reason), ("note", note)) if value is not None}
 
 

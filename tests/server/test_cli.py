@@ -24,6 +24,7 @@ EVENT_COMMANDS = [
     "create",
     "show",
     "set",
+    "lobby",
     "open",
     "pause",
     "resume",
@@ -31,6 +32,11 @@ EVENT_COMMANDS = [
     "release",
     "message",
     "stats",
+    "visitor",
+    "visitors",
+    "admit",
+    "remove",
+    "fairness",
     "delete",
 ]
 
@@ -81,6 +87,14 @@ def filled(start_daemon: StartDaemon, *, kill: bool = False) -> Path:
         ["event", "release", "sale", "many"],
         ["event", "set", "sale", "batch_sise=3"],
         ["event", "set", "sale", "batch_size"],
+        ["event", "admit", "sale", "--number", "1"],
+        ["event", "admit", "sale", "--reason", "r"],
+        ["event", "remove", "sale", "--reason", "r", "--number", "1", "--arrival", "1"],
+        ["event", "visitor", "sale"],
+        ["event", "visitor", "sale", "--number", "0"],
+        ["event", "visitor", "sale", "--user-id", "a\x1b"],
+        ["event", "visitors", "sale", "--status", "closed"],
+        ["event", "visitors", "sale", "--limit", "1001"],
         ["verify"],
         ["verify", "/nowhere"],
         ["restore", "/nowhere", "there"],
@@ -176,6 +190,23 @@ def test_an_event_is_made_opened_run_and_deleted_from_the_command_line(admin: Ad
     assert json.loads(admin("show", "sale", "--json"))["settings"]["max_active"] == 10
     assert "is closed (Sold out)" in admin("close", "sale", "--reason", "Sold out", "--outcome", "sold_out")
     admin("delete", "sale", "--yes", code=77, error="not_empty")
+
+
+def test_a_lobby_is_bound_to_a_beacon_and_drawn_with_its_value(admin: Admin) -> None:
+    admin("create", "sale", "lobby=true")
+    told = admin("lobby", "sale", "--beacon", "the DAX of the day")
+    shown = json.loads(admin("show", "sale", "--json"))["draw"]
+    assert told.splitlines() == [
+        "event sale is lobby: 0 waiting",
+        f"draw {shown['draw_id']} is bound by the commitment {shown['commitment']}",
+    ]
+    assert (shown["beacon"], shown["beacon_value"], shown["seed"]) == ("the DAX of the day", None, None)
+    admin.daemon.call("POST", "/v1/events/sale/join", {"user_id": "u1"})
+    admin("open", "sale", code=77, error="400 bad_request")
+    assert admin("open", "sale", "--beacon", "18 042,11") == "event sale is open: 1 waiting\n"
+    opened = json.loads(admin("show", "sale", "--json"))["draw"]
+    assert (opened["commitment"], opened["beacon_value"], opened["count"]) == (shown["commitment"], "18 042,11", 1)
+    assert opened["seed"] in admin("show", "sale")
 
 
 def test_deleting_asks_unless_told_not_to(admin: Admin) -> None:
