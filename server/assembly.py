@@ -9,7 +9,9 @@ from server.admin import AdminApi
 from server.admin_keys import AdminKeys
 from server.admin_visitors import AdminVisitors
 from server.api import VisitorApi
+from server.auth import ForwardAuth
 from server.draws import Draws
+from server.enter import Enter
 from server.gate import Gate
 from server.health import Health
 from server.key_ring import KeyRing
@@ -17,9 +19,11 @@ from server.metrics import Metrics
 from server.mint import Mint
 from server.moving import Moving
 from server.openapi import document_routes
+from server.page import WaitingPage
 from server.places import PlaceDesk
 from server.push import Hub
 from server.routes import Route
+from server.session_cookies import SessionDesk
 from server.site import SiteApi
 from server.updates import FIRST_MESSAGE_S, Updates
 
@@ -62,11 +66,15 @@ def assemble(backend: Backend, ring: KeyRing, gate: Gate, around: Surroundings) 
     health, metrics = Health(backend), Metrics(backend, hub)
     admin = AdminApi(backend, gate, around.monotonic_s, around.warnings)
     site = SiteApi(backend, mint, gate)
+    sessions = SessionDesk(backend, mint)
     moving = Moving(backend, mint, around.url)
     routes = [
         *VisitorApi(backend, desk, mint, moving, gate, updates, site).routes(),
         *Draws(backend).routes(),
         *site.routes(),
+        *WaitingPage(backend, desk, moving, around.url).routes(),
+        *ForwardAuth(backend, mint, sessions, around.url).routes(),
+        *Enter(backend, mint, site, sessions, around.url).routes(),
         *admin.routes(),
         *AdminKeys(ring).routes(admin),
         *AdminVisitors(backend).routes(admin),

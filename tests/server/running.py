@@ -92,14 +92,16 @@ async def running(
     body_timeout_s: float = 10.0,
     first_message_s: float = 5.0,
     wall_ms: Callable[[], int] = wall_ms,
+    clock_ms: Callable[[], int] = monotonic_ms,
+    url: str = "",
 ) -> AsyncIterator[Running]:
-    """Run a server until the block ends."""
+    """Run a server until the block ends; `url` is how visitors are told to reach it."""
     keys, _ = load_or_create(folder, wall_ms)
     journal = Journal.open(DiskStorage(folder), JournalOptions(segment_mib=1))
-    backend = MemoryBackend(journal, monotonic_ms, wall_ms, keys.ring.draw_key)
+    backend = MemoryBackend(journal, clock_ms, wall_ms, keys.ring.draw_key)
     await backend.start()
     around = Surroundings(
-        wall_ms, time.monotonic, allowed_origins=frozenset((ORIGIN,)), first_message_s=first_message_s
+        wall_ms, time.monotonic, url, allowed_origins=frozenset((ORIGIN,)), first_message_s=first_message_s
     )
     parts = assemble(backend, keys.ring, Gate(keys.ring, time.monotonic), around)
     hub, health, metrics, routes = parts.hub, parts.health, parts.metrics, parts.routes
