@@ -123,7 +123,7 @@ def _checks_of_receipt(
 
 
 def _checks_of(source: Source, draw: PublishedDraw, kept: Kept, claims: ReceiptClaims | None = None) -> Iterator[Check]:
-    """Give every check of a draw, reading the entries when it is their turn; raises NotPermitted before the opening."""
+    """Give every check of a draw, reading the entries when it is their turn; raises NotPermitted until all is there."""
     yield from check_commitment(draw, kept)
     if draw.seed is None:
         raise NotPermitted(
@@ -131,8 +131,10 @@ def _checks_of(source: Source, draw: PublishedDraw, kept: Kept, claims: ReceiptC
             "and verify once it is open"
         )
     yield from check_seed(draw, kept)
+    if draw.count is None or draw.entries_sha256 is None:
+        raise NotPermitted(f"event {draw.event_id} has not published all that was drawn yet; verify again in a moment")
     try:
-        entries = read_entries(source, draw.count or 0)
+        entries = read_entries(source, draw.count)
     except Damaged as error:
         yield Check("entries", False, f"The entries cannot be read: {error}.")
         return

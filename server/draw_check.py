@@ -62,7 +62,8 @@ def check_entries(draw: PublishedDraw, entries: Entries, progress: Callable[[int
     arrivals = entries.arrivals
     found = len(arrivals)
     ok = found == draw.count
-    yield Check("count", ok, f"There are {found} entries, as published." if ok else _miscounted(found, draw.count))
+    sentence = f"There are {found} entries, {'as' if ok else f'and {draw.count} was'} published."
+    yield Check("count", ok, sentence)
     numbers = f"The numbers are 1…{found}, each once, in order." if found else "There are no numbers to check."
     wrong = f"The numbers do not fit: {entries.problem}." if entries.problem is not None else None
     yield Check("numbers", wrong is None, wrong or numbers)
@@ -82,10 +83,6 @@ def until_one_fails(checks: Iterator[Check]) -> Iterator[Check]:
         yield check
         if not check.ok:
             return
-
-
-def _miscounted(found: int, count: int | None) -> str:
-    return f"There are {found} entries, and {'no count' if count is None else count} was published."
 
 
 def _first_out_of_order(

@@ -37,10 +37,13 @@ def join(daemon: Daemon, user_id: str) -> str:
     return str(place["token"])
 
 
-def test_what_a_daemon_draws_is_confirmed_by_both_and_by_a_receipt(start_daemon: StartDaemon, tmp_path: Path) -> None:
+@pytest.mark.parametrize("beacon", [None, "7 11 23 31 40 42 Zürich"])
+def test_what_a_daemon_draws_is_confirmed_by_both_and_by_a_receipt(
+    start_daemon: StartDaemon, tmp_path: Path, beacon: str | None
+) -> None:
     daemon = start_daemon()
     daemon.admin("PUT", "/v1/admin/events/sale", {"lobby": True})
-    daemon.admin("POST", "/v1/admin/events/sale/lobby", {})
+    daemon.admin("POST", "/v1/admin/events/sale/lobby", {"beacon": "Lotto of Saturday"} if beacon else {})
     commitment = json.loads(raw(daemon, "/draw"))["commitment"]
     tokens = [join(daemon, f"u{number}") for number in range(COMERS)]
     for token in tokens[::10][:LEAVERS]:
@@ -51,10 +54,11 @@ def test_what_a_daemon_draws_is_confirmed_by_both_and_by_a_receipt(start_daemon:
     receipt = tmp_path / "receipt"
     receipt.write_text(json.dumps(daemon.call("GET", "/v1/events/sale/receipt", key=tokens[7])[1]))
 
-    daemon.admin("POST", "/v1/admin/events/sale/open", {})
+    daemon.admin("POST", "/v1/admin/events/sale/open", {"beacon": beacon} if beacon else {})
     until(lambda: daemon.call("GET", "/v1/events/sale/position", key=tokens[7])[1]["number"], "the draw")
 
-    told = cli("verify", "--draw", source, "--commitment", commitment, "--json")
+    known = ["--commitment", commitment, *(["--beacon", beacon] if beacon else [])]
+    told = cli("verify", "--draw", source, *known, "--json")
     assert told.returncode == 0, told.stderr + told.stdout
     assert json.loads(told.stdout)["count"] == COMERS - LEAVERS
     file = kept_in(daemon, tmp_path / "draw.ndjson")

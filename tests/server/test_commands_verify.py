@@ -242,6 +242,13 @@ def test_before_the_opening_there_is_nothing_to_verify_yet(verify: Verify, file:
     assert told.code == 77 and "has not been drawn yet" in told.err and commitment_of(SECRET) in told.err
 
 
+@pytest.mark.parametrize("name", ["count", "entries_sha256"])
+def test_a_draw_that_is_under_way_is_not_called_wrong(verify: Verify, file: Path, name: str) -> None:
+    head, *entries = published()
+    told = verify("--draw", write(file, [{**head, name: None}, *entries[:500]]))
+    assert told.code == 77 and "verify again in a moment" in told.err
+
+
 def test_before_the_opening_a_changed_commitment_is_found_all_the_same(verify: Verify, file: Path) -> None:
     told = verify("--draw", write(file, unopened()), "--commitment", commitment_of(OTHER))
     assert told.code == 65 and "not the one you kept" in told.err
