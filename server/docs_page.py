@@ -34,11 +34,12 @@ _AUTH = {
 }
 
 
-def content_security_policy(html: bytes) -> str:
-    """Return the policy of a page: its own style and nothing else."""
+def content_security_policy(html: bytes, *, form_action: str = "'none'") -> str:
+    """Return the policy of a page: its own style, forms to where it says, and nothing else."""
     style = _STYLE.search(html)
     allowed = f"'sha256-{b64encode(sha256(style.group(1)).digest()).decode()}'" if style else "'none'"
-    return f"default-src 'none'; style-src {allowed}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    others = f"base-uri 'none'; form-action {form_action}; frame-ancestors 'none'"
+    return f"default-src 'none'; style-src {allowed}; {others}"
 
 
 def render_page(document: Json) -> bytes:
