@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import fields
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -148,6 +149,48 @@ async def test_an_event_goes_through_its_states(server: Running) -> None:
         assert (status, event["state"], event["reason"]) == (200, state, reason)
 
 
+async def test_a_lobby_is_bound_when_it_opens_and_its_seed_is_shown_when_the_event_does(server: Running) -> None:
+    await server.call("PUT", E1, {"lobby": True})
+    status, event, _ = await server.call("POST", f"{E1}/lobby", {"beacon": "round 7", "note": "n"})
+    assert (status, event["state"]) == (200, "lobby")
+    bound: dict[str, object] = event["draw"]  # type: ignore[assignment]
+    assert (bound["beacon"], bound["beacon_value"], bound["seed"], bound["count"]) == ("round 7", None, None, None)
+    assert (await server.call("POST", f"{E1}/lobby", {}))[1]["draw"] == bound
+    for number in range(3):
+        await server.place(f"u{number}")
+    status, problem, _ = await server.call("POST", f"{E1}/open", {})
+    assert (status, problem["field"]) == (400, "beacon")
+    status, event, _ = await server.call("POST", f"{E1}/open", {"beacon": "0xfeed"})
+    drawn: dict[str, object] = event["draw"]  # type: ignore[assignment]
+    assert (status, event["state"], drawn["beacon_value"], drawn["count"]) == (200, "open", "0xfeed", 3)
+    assert drawn["commitment"] == bound["commitment"] == sha256(bytes.fromhex(str(drawn["seed"]))).hexdigest()
+    (opened,) = [record for record in await lines(server) if record["kind"] == "opened"]
+    assert (opened["seed"], opened["actor"]) == (drawn["seed"], "admin")
+
+
+async def test_a_value_for_a_beacon_that_nobody_named_is_not_taken_silently(server: Running) -> None:
+    await server.call("PUT", E1, {"lobby": True})
+    await server.call("POST", f"{E1}/lobby", {})
+    status, problem, _ = await server.call("POST", f"{E1}/open", {"beacon": "0xfeed"})
+    assert (status, problem["reason"]) == (409, "no_beacon")
+    assert (await server.call("GET", E1))[1]["state"] == "lobby"
+
+
+@pytest.mark.parametrize("beacon", ["", "x" * 201, "a\nb", 5])
+async def test_the_name_of_a_beacon_is_one_line(server: Running, beacon: object) -> None:
+    await server.call("PUT", E1, {"lobby": True})
+    status, problem, _ = await server.call("POST", f"{E1}/lobby", {"beacon": beacon})
+    assert (status, problem["code"]) == (400, "bad_request")
+
+
+async def test_a_lobby_needs_its_setting_and_a_resume_takes_no_beacon(server: Running) -> None:
+    await server.call("PUT", E1, {})
+    assert (await server.call("POST", f"{E1}/lobby", {}))[1]["reason"] == "no_lobby"
+    await server.call("POST", f"{E1}/open", {})
+    assert (await server.call("GET", E1))[1]["draw"] is None
+    assert (await server.call("POST", f"{E1}/resume", {"beacon": "x"}))[0] == 400
+
+
 @pytest.mark.parametrize("action", ["pause", "close"])
 async def test_what_visitors_see_needs_a_reason(server: Running, action: str) -> None:
     await server.open_event()
@@ -169,6 +212,11 @@ async def test_release_says_what_it_did_and_what_held_it(server: Running) -> Non
     assert (answer["released"], answer["stepped_over"], answer["limited_by"]) == (2, 0, "capacity")
     _, stats, _ = await server.call("GET", f"{E1}/stats")
     assert (stats["counts"]["waiting"], stats["counts"]["ready"], stats["released_manual"]) == (3, 2, 2)  # type: ignore[index]
+    assert (stats["inside"], stats["admissions_left"]) == (2, None)
+    await server.call("PATCH", E1, {"admissions_left": 5, "max_active": 3})
+    await server.call("POST", f"{E1}/release", {"count": 4})
+    _, stats, _ = await server.call("GET", f"{E1}/stats")
+    assert (stats["inside"], stats["admissions_left"]) == (3, 4)
 
 
 async def test_a_message_is_set_and_taken_away(server: Running) -> None:
