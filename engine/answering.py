@@ -6,8 +6,20 @@ from engine import pacing
 from engine.draw import ALGORITHM
 from engine.errors import Refused
 from engine.ledger import Ledger
-from engine.line import number_of
-from engine.register import ACTIVE, CAUSE_BITS, CAUSES, COMPLETED, LOBBY, PARKED, READY, REDEEMED, STATUSES, WAITING
+from engine.line import NUMBER_MASK, number_of
+from engine.register import (
+    ACTIVE,
+    CAUSE_BITS,
+    CAUSES,
+    COMPLETED,
+    LOBBY,
+    ONE_RELEASE,
+    PARKED,
+    REDEEMED,
+    RELEASE_BITS,
+    STATUSES,
+    WAITING,
+)
 from engine.views import DrawView, Estimate, EventView, Fairness, Place, Ranking, Session, Stats
 
 SHOWN_AS_CLOSED = frozenset((LOBBY, WAITING, PARKED))
@@ -15,36 +27,34 @@ SHOWN_AS_CLOSED = frozenset((LOBBY, WAITING, PARKED))
 
 def place(ledger: Ledger, arrival: int, now_ms: int, *, fresh: bool = False, proven: bool = False) -> Place:
     """Return the place of an arrival; O(log n)."""
-    register = ledger.register
-    status, key = register.status[arrival], register.keys[arrival]
-    position = estimate = None
+    register, settings, waiting = ledger.register, ledger.settings, len(ledger.line)
+    status, key, marks = register.status[arrival], register.keys[arrival], register.marks[arrival]
+    position = estimate = window_ms = limit_ms = None
     if status == WAITING:
-        position = _position(ledger, key, fresh=fresh)
+        position = waiting if fresh and ledger.line.ends_with(key) else ledger.line.rank(key) + 1
+        if ledger.drawing is not None:
+            position += _undrawn_ahead(ledger, key)
         estimate = _estimate(ledger, position)
-    shown = "closed" if ledger.state == "closed" and status in SHOWN_AS_CLOSED else STATUSES[status]
-    window_ms = limit_ms = None
-    if status >= PARKED and (deadline_ms := ledger.deadline_ms(arrival)) is not None:
-        event_ms = ledger.event_time_ms(now_ms)
-        window_ms = max(0, deadline_ms - event_ms)
-        limit_ms = max(0, ledger.limits_ms[arrival] - event_ms) if status >= READY else None
+    elif status >= PARKED:
+        window_ms, limit_ms = _windows(ledger, arrival, now_ms)
     return Place(
         ledger.event_id,
         register.user_ids[arrival],
-        shown,
-        cause(ledger, arrival),
+        "closed" if ledger.state == "closed" and status in SHOWN_AS_CLOSED else STATUSES[status],
+        CAUSES[marks & CAUSE_BITS],
         arrival,
-        number_of(key) or None,
+        (key & NUMBER_MASK) or None,
         position,
-        len(ledger.line),
+        waiting,
         estimate,
         window_ms,
         limit_ms,
-        register.releases(arrival),
+        (marks & RELEASE_BITS) // ONE_RELEASE,
         ledger.generations.get(arrival, 0),
         register.joined_ms[arrival],
         ledger.message,
-        ledger.settings.presence_timeout_s,
-        ledger.settings.return_to,
+        settings.presence_timeout_s,
+        settings.return_to,
         ledger.outbox.lsn,
         fresh,
         proven,
@@ -78,17 +88,23 @@ def session(ledger: Ledger, arrival: int, now_ms: int) -> Session | None:
     return None
 
 
-def _position(ledger: Ledger, key: int, *, fresh: bool) -> int:
-    """Return the 1-based rank; while a draw is under way those without a number yet count as ahead of later joins."""
-    line = ledger.line
-    position = (line.rank_of_newest(key) if fresh else line.rank(key)) + 1
-    undrawn = ledger.undrawn()
-    return position + undrawn if undrawn and number_of(key) >= len(ledger.register.drawn) else position
+def _windows(ledger: Ledger, arrival: int, now_ms: int) -> tuple[int | None, int | None]:
+    """Return what is left of grace, claim window or session, and of the most it may be extended to."""
+    deadline_ms = ledger.deadline_ms(arrival)
+    if deadline_ms is None:
+        return None, None
+    event_ms, limit_ms = ledger.event_time_ms(now_ms), ledger.limits_ms.get(arrival)
+    return max(0, deadline_ms - event_ms), None if limit_ms is None else max(0, limit_ms - event_ms)
+
+
+def _undrawn_ahead(ledger: Ledger, key: int) -> int:
+    """Return how many of the lobby will still come in ahead: everybody not drawn yet, for who joined later."""
+    return ledger.undrawn() if number_of(key) >= len(ledger.register.drawn) else 0
 
 
 def _estimate(ledger: Ledger, position: int) -> Estimate:
     estimate = ledger.estimator.estimate(position)
-    left = ledger.admissions_left()
+    left = None if ledger.settings.admissions_left is None else ledger.admissions_left()
     if left is not None and position > left:
         return estimate._replace(reason="unlikely")
     return estimate if ledger.state == "open" else estimate._replace(reason=ledger.state)

@@ -190,8 +190,8 @@ def _purged(ledger: Ledger, record: Purged) -> None:
 
 def _joined(ledger: Ledger, record: Joined) -> None:
     register, arrival = ledger.register, record.arrival
-    if arrival != len(register) + 1:
-        raise Damaged(f"event {ledger.event_id}: arrival {arrival} came where {len(register) + 1} was due")
+    if arrival != len(register.user_ids):
+        raise Damaged(f"event {ledger.event_id}: arrival {arrival} came where {len(register.user_ids)} was due")
     status = LOBBY if ledger.state == "lobby" else WAITING
     register.add(record.user_id, record.key, status, record.proof, record.at_ms)
     ledger.presence.add(record.at_ms, ledger.settings)

@@ -62,13 +62,14 @@ class MeanRateEstimator:
         rates = [released * 60_000 / elapsed_ms for released, elapsed_ms in self._batches][:BATCHES_AVERAGED]
         self._mean = sum(rates) / len(rates) if rates else DEFAULT_RATE_PER_MINUTE
         self._slowest = min(rates, default=DEFAULT_RATE_PER_MINUTE)
+        self._mean_s, self._slowest_s = 60 / self._mean, 60 / self._slowest
         self._confidence = min(len(self._batches) / BATCHES_FOR_CERTAINTY, 1.0)
 
     def estimate(self, position: int) -> Estimate:
-        minutes = (position - 1) / self._mean
-        seconds = int(minutes * BUFFER * 60)
-        slow = int((position - 1) / self._slowest * BUFFER * 60)
-        return Estimate(seconds, int(minutes * 60), max(seconds, slow), self._confidence, None)
+        ahead = position - 1
+        wait_s = ahead * self._mean_s
+        seconds, slow = int(wait_s * BUFFER), int(ahead * self._slowest_s * BUFFER)
+        return Estimate(seconds, int(wait_s), slow if slow > seconds else seconds, self._confidence, None)
 
     def rate_per_minute(self) -> float:
         return self._mean

@@ -58,10 +58,9 @@ class Line:
         """Return how many stand before this key; O(log n). The key itself need not be in line."""
         return int(self._keys.bisect_left(key))
 
-    def rank_of_newest(self, key: int) -> int:
-        """Return the rank of a key that was just added; O(1) when it stands last, which it nearly always does."""
-        keys = self._keys
-        return len(keys) - 1 if keys[-1] == key else int(keys.bisect_left(key))
+    def ends_with(self, key: int) -> bool:
+        """Return whether a key that is in line stands last, as the newest nearly always does; O(1)."""
+        return bool(self._keys._maxes[-1] == key)
 
     def head(self, count: int) -> list[int]:
         """Return the first `count` keys, fewer when the line is shorter; O(count)."""

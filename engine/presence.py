@@ -25,13 +25,15 @@ class Presence:
 
     def add(self, now_ms: int, settings: Settings) -> None:
         """Append the next arrival, heard now."""
-        self._advance(now_ms, settings)
+        if now_ms > self._heard_ms:
+            self._advance(now_ms, settings)
         self._seen_ms.append(self._clock_ms)
         self._hidden.append(False)
 
     def hear(self, arrival: int, now_ms: int, settings: Settings, *, visible: bool = True) -> None:
         """Note that somebody was heard."""
-        self._advance(now_ms, settings)
+        if now_ms > self._heard_ms:
+            self._advance(now_ms, settings)
         self._seen_ms[arrival] = self._clock_ms
         self._hidden[arrival] = not visible
 
@@ -51,9 +53,8 @@ class Presence:
         return max(0, now_ms - (self._clock_ms - self._seen_ms[arrival]))
 
     def _advance(self, now_ms: int, settings: Settings) -> None:
-        if now_ms > self._heard_ms:
-            self._clock_ms += min(now_ms - self._heard_ms, settings.presence_timeout_s * 500)
-            self._heard_ms = now_ms
+        self._clock_ms += min(now_ms - self._heard_ms, settings.presence_timeout_s * 500)
+        self._heard_ms = now_ms
 
     def check(self, count: int) -> None:
         """Assert that there is a row for each arrival."""

@@ -186,11 +186,10 @@ class Room:
         if _CELLS_OF_JOIN[register.status[arrival]] == "=":
             return self._join_again(arrival, entrant, now_ms)
         joining.check_join(ledger, entrant)
-        settings = ledger.settings
-        arrival = len(register) + 1
-        key = joining.key_at_joining(ledger.state, arrival, entrant.level, settings.priority_boost)
-        what = (entrant.proof, entrant.level, entrant.size, entrant.word == "enqueue")
-        self._write(Joined(self.event_id, now_ms, arrival, key, entrant.user_id, *what))
+        user_id, proof, level, size, word = entrant
+        arrival = len(register.user_ids)
+        key = joining.key_at_joining(ledger.state, arrival, level, ledger.settings.priority_boost)
+        self._write(Joined(self.event_id, now_ms, arrival, key, user_id, proof, level, size, word == "enqueue"))
         return answering.place(ledger, arrival, now_ms, fresh=True, proven=True)
 
     def _join_again(self, arrival: int, entrant: Entrant, now_ms: int) -> Place:
