@@ -23,9 +23,9 @@ def check_join(ledger: Ledger, entrant: Entrant) -> None:
     """Raise Refused unless this entrant may have a new place."""
     settings = ledger.settings
     check_may_be_here(ledger, entrant.user_id)
-    if entrant.word != "visitor":
-        _check_word(ledger, entrant)
-    elif settings.join_policy == "signed":
+    if entrant.word == "enqueue" and entrant.proof in ledger.spent:
+        raise Refused("enqueue_token_used", "this enqueue token has made its place already", reason="used")
+    if entrant.word == "visitor" and settings.join_policy == "signed":
         detail = "this event is joined with an enqueue token of the shop"
         raise Refused("bad_enqueue_token", detail, field="enqueue_token")
     if settings.queueing == "reject":
@@ -34,12 +34,7 @@ def check_join(ledger: Ledger, entrant: Entrant) -> None:
         raise Refused("queue_full", "the line is full", retry_after_s=RETRY_AFTER_S)
     if len(ledger.register.user_ids) >= NUMBER_LIMIT:
         raise Refused("queue_full", "this event has given out all its numbers")
-
-
-def _check_word(ledger: Ledger, entrant: Entrant) -> None:
-    if entrant.word == "enqueue" and entrant.proof in ledger.spent:
-        raise Refused("enqueue_token_used", "this enqueue token has made its place already", reason="used")
-    if entrant.size > 1 and entrant.size > pacing.free_slots(ledger.settings, 0):
+    if entrant.size > 1 and entrant.size > pacing.free_slots(settings, 0):
         raise Refused("at_capacity", f"a group of {entrant.size} could never enter together", reason="group_too_large")
 
 
