@@ -3,7 +3,7 @@
 import pytest
 
 from engine import answering
-from engine.actor import Entrant, Whom
+from engine.actor import Entrant, Holder, Whom
 from engine.applying import REQUESTS_KEPT, apply
 from engine.errors import Damaged
 from engine.records import (
@@ -153,8 +153,8 @@ def lost() -> situations.Situation:
     return situations.Situation(room, venue, T + 10)
 
 
-def lost_holder(arrival: int, user_id: str) -> situations.Holder:
-    return situations.Holder(arrival, user_id)
+def lost_holder(arrival: int, user_id: str) -> Holder:
+    return Holder(arrival, user_id)
 
 
 def test_a_place_that_was_lost_is_taken_up_again_ahead_of_those_who_came_later() -> None:
