@@ -12,7 +12,7 @@ from msgspec import UNSET
 from engine.actor import By, Whom
 from engine.backend import Backend
 from engine.errors import Refused
-from engine.timeline import Timeline
+from engine.timeline import Entry, Timeline
 from engine.views import Place
 from server import admin_wire as wire
 from server.admin import EVENT, ONCE, AdminApi
@@ -84,20 +84,28 @@ class AdminVisitors:
 
     # ---- the timeline -------------------------------------------------------------------------------
 
-    async def _timeline(self, place: Place) -> list[Any]:
+    async def _timeline(self, place: Place) -> list[Entry]:
         if not self._backend.capabilities.records:
             return []
         async with self._reading:
-            first_lsn = await self._first_lsn(place.version)
-            timeline = Timeline(place, is_whole=first_lsn == 1)
-            async for batch in self._backend.records(first_lsn):
-                for first in range(0, len(batch), RECORDS_PER_SLICE):
-                    for lsn, record in batch[first : first + RECORDS_PER_SLICE]:
-                        if lsn <= place.version:
-                            timeline.take(lsn, record)
-                    await asyncio.sleep(0)
-                if batch[-1][0] >= place.version:
-                    break
+            try:
+                return await self._told(place)
+            except Refused as refused:
+                if refused.code != "gone":
+                    raise
+                return await self._told(place)  # it was pruned while it was read
+
+    async def _told(self, place: Place) -> list[Entry]:
+        first_lsn = await self._first_lsn(place.version)
+        timeline = Timeline(place, is_whole=first_lsn == 1)
+        async for batch in self._backend.records(first_lsn):
+            for first in range(0, len(batch), RECORDS_PER_SLICE):
+                for lsn, record in batch[first : first + RECORDS_PER_SLICE]:
+                    if lsn <= place.version:
+                        timeline.take(lsn, record)
+                await asyncio.sleep(0)
+            if batch[-1][0] >= place.version:
+                break
         return timeline.entries()
 
     async def _first_lsn(self, newest_lsn: int) -> int:

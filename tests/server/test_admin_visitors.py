@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from engine.actor import Entrant
 from engine.errors import Refused
 from engine.records import Record
 from tests.server.running import Running, running
@@ -224,6 +225,46 @@ async def test_a_log_that_was_pruned_says_from_where_on_it_tells(
     gone = f"earlier records are not kept any more: the log begins at LSN {oldest}"
     assert told[-2:] == (kept if oldest <= 4 else [gone, kept[1]])
     assert (gone in told) == (oldest > 4)
+
+
+async def test_what_is_pruned_while_it_is_read_is_missing_and_no_error(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await server.open_event(**QUICK)
+    await crowd(server, 3)
+    await admin(server, "POST", "/pause", {"reason": "r"})
+    read, oldest = server.backend._journal.read_records, [1]
+
+    async def pruning(from_lsn: int) -> AsyncIterator[Sequence[tuple[int, Record]]]:
+        if from_lsn < oldest[0]:
+            raise Refused("gone", "the log no longer reaches back", reason="pruned")
+        async for batch in read(from_lsn):
+            yield batch[:2]
+            oldest[0] = 5
+            if from_lsn < oldest[0]:
+                raise Refused("gone", "the log no longer reaches back", reason="pruned")
+            yield batch[2:]
+
+    monkeypatch.setattr(server.backend._journal, "read_records", pruning)
+    assert await words(server, "number=1") == [
+        "earlier records are not kept any more: the log begins at LSN 5",
+        "the event paused: r",
+    ]
+
+
+@pytest.mark.slow
+async def test_a_timeline_survives_real_pruning(server: Running) -> None:
+    await server.open_event(**QUICK)
+    await crowd(server, 1)
+    for part in range(5):
+        many = [Entrant(f"{part}-{number}-" + 100 * "x") for number in range(8_000)]
+        await asyncio.gather(*(server.backend.join("e1", entrant) for entrant in many))
+        assert (await server.call("POST", "/v1/admin/snapshot", {}))[0] == 200
+    await admin(server, "POST", "/remove", {"arrival": 1, "reason": "a robot"})
+    first, last = await words(server, "number=1")
+    assert first.startswith("earlier records are not kept any more: the log begins at LSN ")
+    assert int(first.split()[-1]) > 10_000 and last == "removed by admin: a robot"
+    assert await words(server, "arrival=40001") == ["joined as number 40001"]
 
 
 # ---- fairness ----------------------------------------------------------------------------------------------
