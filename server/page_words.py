@@ -159,9 +159,8 @@ _EVENTS: Mapping[str, tuple[str, Callable[[EventAnswer], Iterator[Sentence]]]] =
 def words_of_place(told: Told) -> Words:
     """Return what a place says to whoever holds it, or held it before it moved to another device."""
     heading, say = _PLACES[told.place.status]
-    position = told.place.position
-    if position is not None:
-        heading = f"Position {position:,}"
+    if told.place.status == "waiting" and told.place.position is not None:
+        heading = f"Position {told.place.position:,}"
     moved = [] if told.is_holder else [_MOVED]
     return Words(title_of(heading, told.event), heading, [*moved, *say(told)], list(_facts(told)))
 
@@ -172,7 +171,7 @@ def _facts(told: Told) -> Iterator[tuple[str, str]]:
         yield "Your number", f"{place.number:,}"
     elif place.status == "lobby":
         yield "Your entry in the draw", f"{place.arrival:,}"
-    if place.position is None:
+    if place.status != "waiting" or place.position is None:
         return
     yield "Your position", f"{place.position:,}"
     yield "People ahead of you", f"{place.ahead or 0:,}"

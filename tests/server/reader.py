@@ -6,8 +6,6 @@ from html.parser import HTMLParser
 from http.cookies import SimpleCookie
 from typing import Any
 
-import aiohttp
-
 from tests.server.running import Running
 
 VOID = frozenset(("meta", "input", "br"))
@@ -32,6 +30,7 @@ class ReadPage(HTMLParser):
         self.open: list[str] = []
         self.tags: list[str] = []
         self.words: dict[str, list[str]] = {}
+        self.text = ""
         self.forms: list[ReadForm] = []
         self.links: dict[str, str] = {}
         self.refresh: str | None = None
@@ -64,6 +63,8 @@ class ReadPage(HTMLParser):
         if not text or "style" in self.open:
             return
         self.words.setdefault(self.open[-1], []).append(text)
+        if "title" not in self.open:
+            self.text += f"{text} "
         if self.open[-1] == "button":
             self.forms[-1].label = text
         elif self.open[-1] == "a":
@@ -74,11 +75,6 @@ class ReadPage(HTMLParser):
         """Return the one h1."""
         (heading,) = self.words["h1"]
         return heading
-
-    @property
-    def text(self) -> str:
-        """Return all that can be read."""
-        return " ".join(text for tag, texts in self.words.items() if tag != "title" for text in texts)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -126,9 +122,8 @@ class Reader:
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         head = {name: value for name, value in (self.sent | {"Cookie": cookies} | given).items() if value}
         options: dict[str, Any] = {"data": fields, "headers": head, "allow_redirects": False}
-        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as client:
-            async with client.request(method, self.server.url + path, **options) as response:
-                self.set_cookies = response.headers.getall("Set-Cookie", [])
-                for line in self.set_cookies:
-                    self.cookies |= {name: morsel.value for name, morsel in SimpleCookie(line).items()}
-                return ReadPage(response.status, response.headers, await response.text(), path)
+        async with self.server.client.request(method, self.server.url + path, **options) as response:
+            self.set_cookies = response.headers.getall("Set-Cookie", [])
+            for line in self.set_cookies:
+                self.cookies |= {name: morsel.value for name, morsel in SimpleCookie(line).items()}
+            return ReadPage(response.status, response.headers, await response.text(), path)
