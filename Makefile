@@ -6,8 +6,8 @@ DATA   ?= data
 PORT   ?= 8080
 
 # Debian packages that the tests and benches start or ask: real servers, a real browser, real faults.
-TEST_PACKAGES := redis-server strace prometheus chromium fonts-liberation
-TEST_COMMANDS := redis-server strace promtool chromium
+TEST_PACKAGES := redis-server strace faketime prometheus chromium fonts-liberation
+TEST_COMMANDS := redis-server strace faketime promtool chromium
 
 .PHONY: help serve test check bench scenarios docs lock clean
 help: ## list these commands
