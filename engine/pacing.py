@@ -17,10 +17,10 @@ PASSTHROUGH_INTERVAL_MS = 250
 
 
 class Allowance(NamedTuple):
-    """How many visitors may be released, and what kept it that low: rate, capacity, line, or None for nothing."""
+    """How many visitors may be released, and what kept it that low: rate, capacity or line."""
 
     visitors: int
-    limited_by: str | None
+    limited_by: str
 
 
 def free_slots(settings: Settings, inside: int) -> int:
@@ -36,12 +36,7 @@ def automatic(settings: Settings, inside: int, waiting: int) -> Allowance:
     return _least((waiting, "line"), (free_slots(settings, inside), "capacity"), (rate, "rate"))
 
 
-def manual(settings: Settings, inside: int, waiting: int, asked: int) -> Allowance:
-    """Return the size of a release asked for by an operator: outside the rate, inside the cap."""
-    return _least((asked, None), (waiting, "line"), (free_slots(settings, inside), "capacity"))
-
-
-def _least(*limits: tuple[int, str | None]) -> Allowance:
+def _least(*limits: tuple[int, str]) -> Allowance:
     """Return the lowest limit, the first named where several are equal."""
     return Allowance(*min(limits, key=lambda limit: limit[0]))
 

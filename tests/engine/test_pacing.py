@@ -29,20 +29,16 @@ def test_passing_through_knows_no_rate_but_the_cap() -> None:
     assert pacing.next_due_ms(settings, 1_000) == 1_000 + pacing.PASSTHROUGH_INTERVAL_MS
 
 
-def test_a_manual_release_stands_outside_the_rate_and_inside_the_cap() -> None:
-    settings = settings_from({"batch_size": 1, "max_active": 30})
-    assert pacing.manual(settings, 0, 100, 20) == (20, None)
-    assert pacing.manual(settings, 15, 100, 20) == (15, "capacity")
-    assert pacing.manual(settings, 0, 5, 20) == (5, "line")
-
-
 def test_the_next_batch_is_an_interval_after_the_last_one() -> None:
     assert pacing.next_due_ms(settings_from({"batch_interval_s": 7}), 1_000) == 8_000
 
 
-@given(st.integers(0, 500), st.integers(0, 500), st.integers(1, 100), st.integers(0, 99), st.integers(0, 500))
-def test_no_release_goes_over_the_cap(inside: int, waiting: int, cap: int, margin: int, asked: int) -> None:
-    settings = settings_from({"max_active": cap, "safety_margin": min(margin, cap - 1)})
-    for allowed in (pacing.automatic(settings, inside, waiting), pacing.manual(settings, inside, waiting, asked)):
-        assert 0 <= allowed.visitors <= waiting
-        assert allowed.visitors == 0 or inside + allowed.visitors <= cap - settings.safety_margin
+@given(st.integers(0, 500), st.integers(0, 500), st.integers(1, 100), st.integers(0, 99), st.integers(1, 500))
+def test_no_batch_goes_over_the_cap_the_rate_or_the_line(
+    inside: int, waiting: int, cap: int, margin: int, batch: int
+) -> None:
+    settings = settings_from({"max_active": cap, "safety_margin": min(margin, cap - 1), "batch_size": batch})
+    allowed = pacing.automatic(settings, inside, waiting)
+    assert 0 <= allowed.visitors <= min(waiting, batch)
+    assert allowed.visitors == 0 or inside + allowed.visitors <= cap - settings.safety_margin
+    assert allowed.limited_by in ("line", "capacity", "rate")
