@@ -243,6 +243,8 @@ def _curl(op: _Operation) -> str:
 
 
 _EXAMPLES = {
+    "page_join": "key=something-nobody-can-guess",
+    "page_take_over": "code=the-code&key=something-nobody-can-guess",
     "join": '{"user_id": "u1"}',
     "heartbeat": '{"visible": true}',
     "complete": '{"user_id": "u1", "outcome": "completed"}',

@@ -249,7 +249,7 @@ class WaitingPage:
 
     # ---- writing ------------------------------------------------------------------------------------
 
-    async def join(self, call: Call) -> Answer:
+    async def page_join(self, call: Call) -> Answer:
         """Join the line as a form does, from this server's own page; the cookie in the answer is the proof.
 
         A place that the cookie stands for and that is still held is kept.
@@ -263,19 +263,19 @@ class WaitingPage:
             raise Refused("read_only", "this place has moved to another device")
         return self._see_own(visit, place)
 
-    async def leave(self, call: Call) -> Answer:
+    async def page_leave(self, call: Call) -> Answer:
         """Give the place of the page's cookie up for good; repeating it is harmless."""
         visit = await self._visit_to_write(call)
         await self._backend.leave(call.event_id, holder_of(self._claims(call)))
         return _see(visit)
 
-    async def extend(self, call: Call) -> Answer:
+    async def page_extend(self, call: Call) -> Answer:
         """More time to claim the turn, for the place of the page's cookie."""
         visit = await self._visit_to_write(call)
         await self._backend.extend_claim(call.event_id, holder_of(self._claims(call)))
         return _see(visit)
 
-    async def move(self, call: Call) -> Answer:
+    async def page_move(self, call: Call) -> Answer:
         """Show a one-time code that moves the place of the page's cookie to another device."""
         visit = await self._visit_to_write(call)
         place = await self._desk.touch(self._claims(call))
@@ -291,7 +291,7 @@ class WaitingPage:
         shown.links.append((visit.address(), "Back to your place"))
         return self._answer(shown)
 
-    async def take_over(self, call: Call) -> Answer:
+    async def page_take_over(self, call: Call) -> Answer:
         """Take a place over with the code that another device showed; the cookie in the answer is the new proof."""
         visit = await self._visit_to_write(call)
         place = await self._moving.accept(call.event_id, call.body.code, call.body.key)
@@ -343,11 +343,11 @@ class WaitingPage:
         see = {303: None}
         return [
             row("GET", PAGE, self.page, "The waiting page", {200: str}),
-            form(PAGE, self.join, "Join by the page's form", see, body=JoinForm),
-            form(f"{PAGE}/leave", self.leave, "Leave by the page's form", see, body=EmptyForm),
-            form(f"{PAGE}/extend", self.extend, "Get more time by the page's form", see, body=EmptyForm),
-            form(f"{PAGE}/move", self.move, "Show a code for another device", {200: str}, body=EmptyForm),
-            form(f"{PAGE}/take-over", self.take_over, "Take a place over by the page's form", see, body=TakeOverForm),
+            form(PAGE, self.page_join, "Join by the page's form", see, body=JoinForm),
+            form(f"{PAGE}/leave", self.page_leave, "Leave by the page's form", see, body=EmptyForm),
+            form(f"{PAGE}/extend", self.page_extend, "Get more time by the page's form", see, body=EmptyForm),
+            form(f"{PAGE}/move", self.page_move, "Show a code for another device", {200: str}, body=EmptyForm),
+            form(f"{PAGE}/take-over", self.page_take_over, "Take a place over by a form", see, body=TakeOverForm),
         ]
 
 

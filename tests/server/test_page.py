@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.actor import By, Whom
+from engine.actor import By, Entrant, Whom
 from tests.server.reader import Reader
 from tests.server.rings import WallClock
 from tests.server.running import Running, running
@@ -172,8 +172,7 @@ async def test_an_event_that_is_not_there_is_a_page_too(server: Running) -> None
 
 
 async def test_joining_shows_the_place_in_numbers(server: Running) -> None:
-    for index in range(120):
-        await server.place(f"u{index}")
+    await asyncio.gather(*(server.backend.join("e1", Entrant(f"u{index}")) for index in range(120)))
     reader = await joined(server)
     page = await reader.get()
     assert page.heading == "Position 121" and page.words["title"] == ["Position 121 – e1"]
