@@ -181,10 +181,18 @@ def _form(raw: bytes, kind: Any) -> object:
         raise Refused("bad_request", "the form cannot be read", field="form") from None
 
 
+_STRICTLY: dict[str, Any] = {
+    "keep_blank_values": True,
+    "strict_parsing": True,
+    "max_num_fields": 20,
+    "errors": "strict",
+}
+
+
 def _pairs(text: str, kind: Any, what: str) -> object:
     """Return the names and values of a query or a form as its type."""
     try:
-        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), max_num_fields=20, errors="strict")
+        pairs = parse_qsl(text, **_STRICTLY) if text else []
     except ValueError:
         raise Refused("bad_request", f"the {what} cannot be read", field=what) from None
     names = [name for name, _ in pairs]

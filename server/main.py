@@ -89,8 +89,9 @@ def steady_wall_ms() -> Callable[[], int]:
 
     What is promised to visitors (tokens, windows) goes by it; only scheduled times go by the wall clock itself.
     """
-    ahead_ms = wall_ms() - monotonic_ms()
-    return lambda: ahead_ms + monotonic_ms()
+    monotonic_ns = time.monotonic_ns
+    ahead_ns = time.time_ns() - monotonic_ns()
+    return lambda: (ahead_ns + monotonic_ns()) // 1_000_000
 
 
 def serve(config: Config, *, accept_loss: bool = False) -> int:

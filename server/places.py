@@ -5,6 +5,7 @@ Shared by HTTP, WebSocket and SSE, so that all three say the same.
 
 import re
 from base64 import urlsafe_b64encode
+from collections.abc import Awaitable
 from hashlib import blake2b
 from secrets import token_urlsafe
 from urllib.parse import quote, urlencode, urlsplit
@@ -77,15 +78,15 @@ class PlaceDesk:
 
     # ---- who it is --------------------------------------------------------------------------------
 
-    async def join(
+    def join(
         self, event_id: str, user_id: str | None, enqueue_token: str | None, key: str | None, *, trusted: bool = False
-    ) -> Place:
+    ) -> Awaitable[Place]:
         """Join on somebody's behalf; site keys (`trusted`) and enqueue tokens take over a place that is held."""
         if enqueue_token is not None:
-            return await self._backend.join(event_id, self._signed(event_id, user_id, enqueue_token))
+            return self._backend.join(event_id, self._signed(event_id, user_id, enqueue_token))
         user_id = user_id_for(event_id, key) if user_id is None else check_user_id(user_id)
         proof = 0 if key is None else proof_of(key)
-        return await self._backend.join(event_id, Entrant(user_id, proof, word="site" if trusted else "visitor"))
+        return self._backend.join(event_id, Entrant(user_id, proof, 0, 1, "site" if trusted else "visitor"))
 
     def _signed(self, event_id: str, user_id: str | None, enqueue_token: str) -> Entrant:
         """Return who an enqueue token says it is."""
@@ -109,16 +110,21 @@ class PlaceDesk:
             raise Refused("bad_token", "the token is too long")
         return self._mint.queue.check(token, event_id, self.epoch, self._mint.now_s())
 
-    async def touch(self, claims: QueueToken, *, visible: bool = True) -> Place:
+    def touch(self, claims: QueueToken, *, visible: bool = True) -> Awaitable[Place]:
         """Answer the place a token stands for and note its holder's presence.
 
         A place that is not there, of an epoch whose end may have been lost, is taken up again on the token's word.
         """
+        if claims.epoch >= self.epoch:
+            return self._backend.touch(claims.event_id, holder_of(claims), visible=visible)
+        return self._touch_or_readmit(claims, visible)
+
+    async def _touch_or_readmit(self, claims: QueueToken, visible: bool) -> Place:
         holder = holder_of(claims)
         try:
             return await self._backend.touch(claims.event_id, holder, visible=visible)
         except Refused as refused:
-            if refused.code != "not_found" or claims.epoch >= self.epoch:
+            if refused.code != "not_found":
                 raise
         return await self._backend.readmit(claims.event_id, holder, claims.epoch, claims.issued_s * 1000)
 

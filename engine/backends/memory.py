@@ -138,7 +138,7 @@ class MemoryBackend:
         if holder.arrival in room.ledger.graces.at_ms:  # a touch that brings somebody back is a record
             self._may_write(essential=True)
         place = room.touch(holder, self._now_ms(), visible=visible)
-        await self._commit()
+        await (self._commit() if self.venue.outbox.records else self._durable(place.version))
         return place
 
     async def leave(self, event_id: str, holder: Holder) -> None:
