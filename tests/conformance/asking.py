@@ -1,5 +1,6 @@
 """Short ways to ask a backend, in the words of the tests."""
 
+import asyncio
 from collections.abc import Awaitable
 
 import pytest
@@ -26,8 +27,8 @@ async def join(backend: Backend, user_id: str, proof: int = 0, **others: object)
 
 
 async def join_many(backend: Backend, count: int) -> list[Place]:
-    """Let u1, u2, … join event e1."""
-    return [await join(backend, f"u{index}") for index in range(1, count + 1)]
+    """Let u1, u2, … join event e1, all at once and in this order."""
+    return await asyncio.gather(*(join(backend, f"u{index}") for index in range(1, count + 1)))
 
 
 def holder(place: Place) -> Holder:

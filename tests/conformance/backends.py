@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.actor import By
 from engine.backend import Backend
 from engine.backends.memory import MemoryBackend
+from snapshots.backup import backup, restore
 from snapshots.journal import Journal, JournalOptions
 from snapshots.storage import DiskStorage
 
@@ -34,7 +36,12 @@ class Clock:
         self.wall_ms += int(seconds * 1000)
 
 
-Opener = Callable[[Path, Clock], Awaitable[Backend]]
+class Kind(NamedTuple):
+    """How one backend is started on a folder, backed up while it runs, and restored into a new folder."""
+
+    open: Callable[[Path, Clock], Awaitable[Backend]]
+    back_up: Callable[[Path, Path], object]
+    restore: Callable[[Path, Path], object]
 
 
 async def open_memory(folder: Path, clock: Clock) -> Backend:
@@ -45,7 +52,9 @@ async def open_memory(folder: Path, clock: Clock) -> Backend:
     return backend
 
 
-BACKENDS: Mapping[str, Opener] = {"memory": open_memory}
+BACKENDS: Mapping[str, Kind] = {
+    "memory": Kind(open_memory, lambda folder, to: backup(DiskStorage(folder), to), restore),
+}
 
 
 @dataclass
@@ -59,7 +68,7 @@ class Host:
 
     async def start(self) -> Backend:
         """Start it."""
-        self.backend = await BACKENDS[self.name](self.folder, self.clock)
+        self.backend = await BACKENDS[self.name].open(self.folder, self.clock)
         return self.backend
 
     async def restart(self, down_s: float = 0) -> Backend:
@@ -77,10 +86,17 @@ class Host:
         self.clock.wait(down_s)
         return await self.start()
 
-    async def lose_what_came_since(self, copied: Path) -> Backend:
-        """Start from an older copy of the folder, as from a backup that was restored."""
+    def back_up(self) -> Path:
+        """Back up what is durable now, while the backend runs; returns where to."""
+        to = self.folder.with_name(f"{self.folder.name}-backup")
+        BACKENDS[self.name].back_up(self.folder, to)
+        return to
+
+    async def restore(self, backed_up: Path) -> Backend:
+        """Start from a backup: what came after it is lost."""
         self.killed.append(self.backend)
-        self.folder = copied
+        self.folder = self.folder.with_name(f"{self.folder.name}-restored")
+        BACKENDS[self.name].restore(backed_up, self.folder)
         return await self.start()
 
     async def event(self, **settings: object) -> None:
