@@ -5,7 +5,8 @@ first admin, site and replication key also stand in `KIND.key`, one line each, f
 
 The folder appears under a temporary name first, so a start that is killed leaves no half set behind. A change
 writes `ring.json` anew beside the old one and renames it. A new text for `KIND.key` is on the disk as
-`KIND.key.next` before the ring speaks of it, and takes its place after; a start finishes what a kill left of that.
+`KIND.key.next` before the ring speaks of it, and takes its place after; what a kill left of that is read as if it had
+been finished, and finished by the next who holds the folder.
 """
 
 import os
@@ -95,7 +96,6 @@ class KeyFolder:
             self._take_over(now_ms)
         keys = _decoded(path, _content(path))
         _check_set(path, keys, now_ms)
-        self._finish_change(keys)
         return keys
 
     def texts(self, keys: Sequence[Key]) -> dict[str, str]:
@@ -103,7 +103,9 @@ class KeyFolder:
         return {key.kind: self._text(key) for key in keys if key.in_file}
 
     def _text(self, key: Key) -> str:
-        path = self.place / f"{key.kind}.key"
+        waiting, path = self._next(key.kind), self.place / f"{key.kind}.key"
+        if waiting.exists() and digest_of(waiting.read_text("ascii", "replace").strip()) == key.digest:
+            path = waiting
         way_out = f"put it back, or have a new one made: stanchion keys rotate {key.kind} --data {self.place.parent}"
         if not path.exists():
             raise BadConfiguration(f"{path} is missing; {way_out}")
@@ -120,7 +122,7 @@ class KeyFolder:
                 _sync_folder(self.place)
             _replace(self.place / RING, _encoded(keys))
             _sync_folder(self.place)
-        self._finish_change(keys)
+        self.settle(keys)
         with _storage_errors(self.place):
             in_file = {other.kind for other in keys if other.in_file}
             for kind in IN_FILES:
@@ -128,8 +130,11 @@ class KeyFolder:
                     (self.place / f"{kind}.key").unlink(missing_ok=True)
             _sync_folder(self.place)
 
-    def _finish_change(self, keys: Sequence[Key]) -> None:
-        """Let a text that waits as `.next` take its place if the ring speaks of it; it is of no use otherwise."""
+    def settle(self, keys: Sequence[Key]) -> None:
+        """Let a text that waits as `.next` take its place if the ring speaks of it; it is of no use otherwise.
+
+        Only for whoever has locked the data folder: the text may be that of a change under way.
+        """
         in_file = {key.kind: key.digest for key in keys if key.in_file}
         with _storage_errors(self.place):
             for waiting in filter(Path.exists, map(self._next, IN_FILES)):

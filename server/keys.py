@@ -44,21 +44,37 @@ def load_or_create(data: Path, wall_ms: Callable[[], int]) -> tuple[Keys, bool]:
                 f"go on with new keys, make an empty folder {folder.place}"
             )
         folder.create(wall_ms())
+    return _keys(folder, wall_ms), fresh
+
+
+def settle(data: Path, wall_ms: Callable[[], int]) -> Keys:
+    """Return the keys as they are now that the data folder is locked, and finish what a kill left of a change.
+
+    Before that, `stanchion keys --data` may have changed them after they were read.
+    """
+    folder = KeyFolder(data / FOLDER)
+    folder.settle(folder.load(wall_ms()))
+    return _keys(folder, wall_ms)
+
+
+def _keys(folder: KeyFolder, wall_ms: Callable[[], int]) -> Keys:
     keys = folder.load(wall_ms())
     texts = folder.texts(keys)
     ring = KeyRing(keys, wall_ms, folder)
-    return Keys(ring, texts.get("admin", ""), texts.get("site", ""), texts.get("replication", "")), fresh
+    return Keys(ring, texts.get("admin", ""), texts.get("site", ""), texts.get("replication", ""))
 
 
 def open_ring(data: Path, wall_ms: Callable[[], int]) -> KeyRing:
-    """Return the ring of a data folder whose KIND.key files may be lost, as where one of them is to be replaced.
+    """Return the ring of a locked data folder whose KIND.key files may be lost, as where one of them is to be replaced.
 
     Raises BadConfiguration.
     """
     folder = KeyFolder(data / FOLDER)
     if folder.is_empty():
         raise BadConfiguration(f"{folder.place} holds no keys; they are made by the first start of the server")
-    return KeyRing(folder.load(wall_ms()), wall_ms, folder)
+    keys = folder.load(wall_ms())
+    folder.settle(keys)
+    return KeyRing(keys, wall_ms, folder)
 
 
 async def watch(ring: KeyRing) -> None:

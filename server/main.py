@@ -32,7 +32,7 @@ from server.assembly import Surroundings, assemble
 from server.clockwork import Schedule, Snapshots, release_due
 from server.config import Config
 from server.gate import Gate
-from server.keys import FOLDER, Keys, load_or_create, watch
+from server.keys import FOLDER, Keys, load_or_create, settle, watch
 from server.ports import Ports
 from server.routes import Listener, Route
 from snapshots.journal import Journal, JournalOptions
@@ -119,6 +119,7 @@ async def run(config: Config, *, accept_loss: bool = False) -> int:
         now_ms = steady_wall_ms()
         keys, fresh = load_or_create(config.data, now_ms)
         engine = await opener(config, accept_loss, keys.ring.draw_key)
+        keys = settle(config.data, now_ms)
         stop = _signals()  # not before: a recovery may be killed at any point, and then is
         daemon = Daemon(config, keys, engine, now_ms, config.public_url or ports.urls[0])
         if config.demo:

@@ -98,6 +98,10 @@ def test_a_kill_at_any_moment_leaves_the_ring_before_or_the_ring_after(
         outcomes.add(ids == after)
         for kind, text in folder.texts(found).items():
             assert any(key.digest == digest_of(text) and key.kind == kind and key.in_file for key in found)
+        told = folder.texts(found)
+        folder.settle(found)
+        assert {kind: (folder.place / f"{kind}.key").read_text().strip() for kind in told} == told
+        assert not list(folder.place.glob("*.next"))
         if not is_killed:
             assert outcomes == {True, False}
             return
@@ -199,6 +203,8 @@ def test_a_waiting_text_that_the_ring_does_not_know_is_thrown_away(folder: KeyFo
     waiting = folder.place / "admin.key.next"
     waiting.write_text(new_text("admin"))
     keys = folder.load(CLOCK())
+    assert waiting.exists() and folder.texts(keys)["admin"] == (folder.place / "admin.key").read_text().strip()
+    folder.settle(keys)
     assert not waiting.exists() and "admin" in folder.texts(keys)
 
 

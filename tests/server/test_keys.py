@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import BadConfiguration
 from server.key_ring import new_text
-from server.keys import Keys, load_or_create, open_ring, watch
+from server.keys import Keys, load_or_create, open_ring, settle, watch
 from tests.server.rings import WallClock, secrets_in
 
 CLOCK = WallClock()
@@ -154,3 +154,14 @@ async def test_a_ring_is_watched_for_its_moments(keys: Keys, monkeypatch: pytest
     monkeypatch.setattr("server.keys.TURN_INTERVAL_S", 0)
     with pytest.raises(Stop):
         await watch(Ring())  # type: ignore[arg-type]
+
+
+def test_once_the_folder_is_locked_the_keys_are_read_again(tmp_path: Path) -> None:
+    before, _ = load_or_create(tmp_path, CLOCK)
+    other = open_ring(tmp_path, CLOCK)
+    other.commit(other.rotation("admin", 0))
+    (tmp_path / "keys" / "site.key.next").write_text(new_text("site"))
+    keys = settle(tmp_path, CLOCK)
+    assert keys.admin != before.admin and keys.admin == (tmp_path / "keys" / "admin.key").read_text().strip()
+    assert keys.ring.draw_key == before.ring.draw_key
+    assert not (tmp_path / "keys" / "site.key.next").exists()

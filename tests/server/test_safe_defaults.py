@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from engine.tokens import SHORTEST_SECRET
-from server import app, push, routes, updates
+from server import app, gate, key_ring, push, routes, updates
 from server.config import load
 from server.ports import UNSENT_LIMIT_BYTES
 from server.routes import Auth, Listener
@@ -33,7 +33,8 @@ def test_limits_are_those_that_were_promised() -> None:
     assert (updates.FIRST_MESSAGE_S, updates.MESSAGE_LIMIT) == (5.0, 4096)
     assert push.SLOW_AFTER_S <= 30 and push.DEAD_AFTER_S <= 65
     assert UNSENT_LIMIT_BYTES <= 16 * 1024
-    assert SHORTEST_SECRET >= 32
+    assert SHORTEST_SECRET >= 32 and key_ring.ENTROPY_BYTES >= 32
+    assert (gate.BAD_KEYS_LIMIT, gate.BAD_KEYS_WINDOW_S) == (10, 60)
 
 
 @pytest.mark.slow
