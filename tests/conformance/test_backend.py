@@ -167,7 +167,7 @@ async def test_versions_grow_with_every_change_and_reads_do_not_move_them(backen
 
 
 async def test_what_was_answered_is_there_after_a_kill_and_after_a_restart(host: Host, backend: Backend) -> None:
-    places = [await join(backend, f"u{index}", 9) for index in range(300)]
+    places = await asyncio.gather(*(join(backend, f"u{index}", 9) for index in range(300)))
     await backend.release("e1", 10, OPS)
     await backend.leave("e1", holder(places[20]))
     if backend.capabilities.snapshots:

@@ -9,10 +9,12 @@ import pytest
 from engine.actor import By, Entrant, Holder, Whom
 from engine.backends.memory import MemoryBackend
 from engine.errors import Refused
-from engine.records import Record
+from engine.identities import subject_of
+from engine.records import Banned, Parked, Record
 from engine.views import Notice
 
-OPS = By("ops")
+OPS, WHY = By("ops"), By("ops", "why")
+U1, U2, U3 = Holder(3, "u1"), Holder(1, "u2"), Holder(4, "u3")
 DRAW_KEY = bytes(range(32))
 
 
@@ -31,6 +33,7 @@ class GatedJournal:
     lost: str | None = None
     gate_open: bool = True
     full: bool = False
+    broken: bool = False
     log: list[Record] = field(default_factory=list)
     waiting: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
 
@@ -44,7 +47,8 @@ class GatedJournal:
         pass
 
     def refusal(self, *, essential: bool) -> Refused | None:
-        return Refused("storage_full", "no space") if self.full and not essential else None
+        is_refused = self.broken or (self.full and not essential)
+        return Refused("storage_full", "no space") if is_refused else None
 
     def append(self, records: Sequence[Record]) -> int:
         self.log += records
@@ -86,26 +90,68 @@ async def journal() -> GatedJournal:
 
 
 @pytest.fixture
-async def backend(journal: GatedJournal) -> MemoryBackend:
-    backend = MemoryBackend(journal, lambda: 1_000, lambda: 5_000, DRAW_KEY)
+def clock() -> list[int]:
+    return [1_000]
+
+
+@pytest.fixture
+async def backend(journal: GatedJournal, clock: list[int]) -> MemoryBackend:
+    """u0 is active, u1 waits, u2 is parked, u3 is ready; and e2 is a lobby with one in it. Then the gate is shut."""
+    backend = MemoryBackend(journal, lambda: clock[0], lambda: 5_000, DRAW_KEY)
     await backend.start()
-    await backend.configure("e1", {}, OPS, replace=True)
+    await backend.configure("e1", {"presence_timeout_s": 20, "session_ttl_s": 60}, OPS, replace=True)
     await backend.control("e1", "open", OPS)
-    await backend.join("e1", Entrant("u0"))
-    await backend.join("e1", Entrant("u1"))
+    for user_id in ("u2", "u0", "u1", "u3"):
+        await backend.join("e1", Entrant(user_id))
+    for _ in range(10):
+        clock[0] += 5_000
+        await backend.touch("e1", U1)
+        await backend.touch("e1", Holder(2, "u0"))
+        await backend.touch("e1", U3)
     await backend.release("e1", 1, OPS)
+    await backend.redeem("e1", 2, 1, subject_of("e1", "u0"), "jti", "k1", "site")
+    await backend.admit("e1", Whom(user_id="u3"), WHY)
+    await backend.configure("e2", {"lobby": True}, OPS, replace=True)
+    await backend.control("e2", "lobby", OPS)
+    await backend.join("e2", Entrant("u0"))
+    clock[0] += 1_000
     journal.gate_open = False
     return backend
 
 
 CALLS = {
     "join": lambda backend: backend.join("e1", Entrant("new")),
-    "leave": lambda backend: backend.leave("e1", Holder(2, "u1")),
+    "take over": lambda backend: backend.join("e1", Entrant("u1", 5, word="site")),
+    "come back": lambda backend: backend.touch("e1", U2),
+    "leave": lambda backend: backend.leave("e1", U1),
+    "transfer": lambda backend: backend.transfer("e1", U1, 9),
+    "extend the claim": lambda backend: backend.extend_claim("e1", U3),
+    "redeem": lambda backend: backend.redeem("e1", 4, 1, subject_of("e1", "u3"), "jti", "k2", "site"),
+    "extend the session": lambda backend: backend.extend_session("e1", Whom(user_id="u0"), "site"),
     "complete": lambda backend: backend.complete("e1", Whom(user_id="u0"), "completed", "site"),
+    "admit": lambda backend: backend.admit("e1", Whom(user_id="u1"), WHY),
+    "remove": lambda backend: backend.remove("e1", Whom(user_id="u1"), WHY),
+    "ban": lambda backend: backend.remove("e1", Whom(user_id="u1"), WHY, ban=True),
     "release": lambda backend: backend.release("e1", 1, OPS),
-    "pause": lambda backend: backend.control("e1", "pause", By("ops", "why")),
+    "pause": lambda backend: backend.control("e1", "pause", WHY),
+    "open": lambda backend: backend.control("e2", "open", OPS),
     "message": lambda backend: backend.tell("e1", "hello", OPS),
     "settings": lambda backend: backend.configure("e1", {"name": "x"}, OPS, replace=False),
+}
+
+READS = {
+    "join again": lambda backend: backend.join("e1", Entrant("u1")),
+    "place": lambda backend: backend.place("e1", U1),
+    "touch": lambda backend: backend.touch("e1", U1),
+    "find": lambda backend: backend.find("e1", Whom(user_id="u1")),
+    "visitors": lambda backend: backend.visitors("e1", None, 0, 10),
+    "session": lambda backend: backend.session("e1", Whom(user_id="u0")),
+    "redeem again": lambda backend: backend.redeem("e1", 2, 1, subject_of("e1", "u0"), "jti", "k1", "site"),
+    "event": lambda backend: backend.event("e1"),
+    "events": lambda backend: backend.events(),
+    "stats": lambda backend: backend.stats("e1"),
+    "fairness": lambda backend: backend.fairness("e1"),
+    "entries": lambda backend: backend.draw_entries("e1", 0, 10),
 }
 
 
@@ -125,25 +171,32 @@ async def test_no_write_is_answered_before_it_is_durable(
     await asyncio.wait_for(answer, 1)
 
 
-@pytest.mark.parametrize("repeat", ["join", "place", "touch", "event", "events", "stats"])
+@pytest.mark.parametrize("repeat", READS)
 async def test_no_read_or_repeat_tells_what_is_not_durable(
     repeat: str, backend: MemoryBackend, journal: GatedJournal
 ) -> None:
-    write = asyncio.ensure_future(backend.leave("e1", Holder(2, "u1")))
+    write = asyncio.ensure_future(backend.leave("e1", U1))
     await settle()
-    reads = {
-        "join": lambda: backend.join("e1", Entrant("u0")),
-        "place": lambda: backend.place("e1", Holder(2, "u1")),
-        "touch": lambda: backend.touch("e1", Holder(2, "u1")),
-        "event": lambda: backend.event("e1"),
-        "events": backend.events,
-        "stats": lambda: backend.stats("e1"),
-    }
-    read = asyncio.ensure_future(reads[repeat]())
+    read = asyncio.ensure_future(READS[repeat](backend))
     await settle()
     assert not read.done()
     journal.open_gate()
     await asyncio.wait_for(asyncio.gather(read, write), 1)
+
+
+async def test_a_ban_of_somebody_who_is_gone_is_durable_before_it_is_refused(
+    backend: MemoryBackend, journal: GatedJournal
+) -> None:
+    leaving = asyncio.ensure_future(backend.leave("e1", U1))
+    await settle()
+    journal.open_gate()
+    await leaving
+    answer = asyncio.ensure_future(backend.remove("e1", Whom(user_id="u1"), WHY, ban=True))
+    await settle()
+    assert not answer.done() and isinstance(journal.log[-1], Banned)
+    journal.open_gate()
+    with pytest.raises(Refused):
+        await answer
 
 
 async def test_notices_wait_for_durability_too(backend: MemoryBackend, journal: GatedJournal) -> None:
@@ -173,8 +226,8 @@ async def test_a_client_that_goes_away_takes_no_record_with_it(backend: MemoryBa
     one.cancel()
     await settle()
     journal.open_gate()
-    assert (await asyncio.wait_for(other, 1)).number == 4
-    assert (await backend.join("e1", Entrant("gone"))).number == 3
+    assert (await asyncio.wait_for(other, 1)).number == 6
+    assert (await backend.join("e1", Entrant("gone"))).number == 5
 
 
 async def test_a_failed_log_fails_those_who_wait_and_claims_nothing(
@@ -196,9 +249,60 @@ async def test_a_full_disk_refuses_joins_before_anything_is_assigned(
     with pytest.raises(Refused) as caught:
         await backend.join("e1", Entrant("new"))
     assert (caught.value.code, journal.last_lsn) == ("storage_full", before)
-    assert len(backend.venue.room("e1").ledger.register) == 2
-    await backend.leave("e1", Holder(2, "u1"))
+    assert len(backend.venue.room("e1").ledger.register) == 4
     assert backend.status().refuses_joins == "storage_full"
+
+
+@pytest.mark.parametrize("name", sorted(set(CALLS) - {"join", "take over", "settings"}))
+async def test_a_disk_that_fills_holds_up_nobody_who_has_a_place(
+    name: str, backend: MemoryBackend, journal: GatedJournal
+) -> None:
+    journal.full, journal.gate_open = True, True
+    await CALLS[name](backend)
+
+
+async def test_nothing_is_released_and_nothing_expires_while_nothing_can_be_written(
+    backend: MemoryBackend, journal: GatedJournal, clock: list[int]
+) -> None:
+    journal.broken = True
+    before = journal.last_lsn
+    clock[0] += 3_600_000
+    await backend.tick()
+    assert journal.last_lsn == before
+    journal.broken, journal.gate_open = False, True
+    await backend.tick()
+    assert journal.last_lsn > before
+
+
+async def test_a_long_draw_lets_others_run_in_between(
+    backend: MemoryBackend, journal: GatedJournal, clock: list[int]
+) -> None:
+    journal.gate_open = True
+    room = backend.venue.room("e2")
+    for index in range(3_000):
+        room.join(Entrant(f"v{index}"), clock[0])
+    opening = asyncio.ensure_future(backend.control("e2", "open", OPS))
+    await asyncio.sleep(0)
+    assert room.ledger.undrawn()
+    late = await backend.join("e2", Entrant("late"))
+    assert (late.number, opening.done()) == (3_002, False)
+    await opening
+    assert not room.ledger.undrawn()
+    assert (await backend.place("e2", Holder(late.arrival, "late"))).position == 3_002
+
+
+async def test_a_large_release_is_one_moment_in_slices(
+    backend: MemoryBackend, journal: GatedJournal, clock: list[int]
+) -> None:
+    journal.gate_open = True
+    for index in range(2_300):
+        backend.venue.room("e1").join(Entrant(f"v{index}"), clock[0])
+    first = journal.last_lsn
+    result = await backend.release("e1", 2_100, OPS)
+    assert (result.released, result.more) == (2_100, False)
+    released = [record for record in journal.log[first:] if not isinstance(record, Parked)][-3:]
+    assert [len(record.numbers) for record in released] == [1_000, 1_000, 100]  # type: ignore[union-attr]
+    assert len({record.at_ms for record in released}) == 1
 
 
 async def test_the_clock_goes_on_from_the_last_record_and_not_from_the_wall(journal: GatedJournal) -> None:
