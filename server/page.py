@@ -90,6 +90,7 @@ class Shown:
     name: str | None = None
     message: str | None = None
     refresh_s: int | None = None
+    goes_back: bool = False
     address: str | None = None
     enter_url: str | None = None
     pass_: str | None = None
@@ -229,7 +230,7 @@ class WaitingPage:
 
     def _asking_to_leave(self, visit: Visit) -> Shown:
         shown = self._shown(visit, _WORDS_OF_LEAVING)
-        shown.refresh_s = LATEST_REFRESH_S // 2
+        shown.refresh_s, shown.goes_back = LATEST_REFRESH_S // 2, True
         shown.forms.append(Form(visit.address("/leave"), "Yes, give my place up", {}, is_main=True))
         shown.links.append((visit.address(), "No, keep my place"))
         return shown
@@ -287,7 +288,7 @@ class WaitingPage:
         shown = self._shown(visit, _WORDS_OF_MOVING)
         url = f"{own_origin(call.request, self._url)}{visit.address(code=offer.code)}"
         shown.code = (offer.code, url)
-        shown.refresh_s = max(LATEST_REFRESH_S // 2, place.presence_timeout_s * 2 // 3)
+        shown.refresh_s, shown.goes_back = max(LATEST_REFRESH_S // 2, place.presence_timeout_s * 2 // 3), True
         shown.links.append((visit.address(), "Back to your place"))
         return self._answer(shown)
 

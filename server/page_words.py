@@ -126,7 +126,7 @@ def _open(event: EventAnswer) -> Iterator[Sentence]:
 
 
 def _paused(event: EventAnswer) -> Iterator[Sentence]:
-    yield Sentence("Nobody is let in until the line goes on; nobody loses their place meanwhile.")
+    yield Sentence("The line is paused: nobody is let in until it goes on, and nobody loses their place meanwhile.")
     yield from _reason(event)
 
 
