@@ -44,13 +44,12 @@ class Surroundings:
     """What the parts need to know of the process.
 
     `now_ms` is Unix time that no step of the wall clock moves, `monotonic_s` times silence; `url` is how visitors
-    reach this server ("" where that is not known), `issuer` what tokens say they come from, through every restart.
+    reach this server ("" where that is not known).
     """
 
     now_ms: Callable[[], int]
     monotonic_s: Callable[[], float]
     url: str = ""
-    issuer: str = "stanchion"
     allowed_origins: frozenset[str] = frozenset()
     push_interval_ms: int = 500
     first_message_s: float = FIRST_MESSAGE_S
@@ -59,7 +58,7 @@ class Surroundings:
 
 def assemble(backend: Backend, ring: KeyRing, gate: Gate, around: Surroundings) -> Parts:
     """Return the parts over one backend."""
-    mint = Mint(ring, around.now_ms, around.issuer)
+    mint = Mint(ring, around.now_ms)
     desk = PlaceDesk(backend, mint)
     hub = Hub(backend, desk, around.push_interval_ms)
     updates = Updates(backend, desk, hub, around.allowed_origins, around.monotonic_s, around.first_message_s)

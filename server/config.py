@@ -32,8 +32,6 @@ COMMAND_ENV = frozenset(("STANCHION_URL", "STANCHION_ADMIN_KEY_FILE", "STANCHION
 _ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 _SECRET_IN_URL = re.compile(r"(?<=://)[^/@]*:[^/@]*(?=@)")
 
-LONGEST_PUBLIC_URL = 200  # it stands in every pass
-
 Network = IPv4Network | IPv6Network
 
 
@@ -66,8 +64,6 @@ def _origin(value: str) -> str:
 def _public_url(value: str) -> str:
     if not _ORIGIN.fullmatch(value.rstrip("/")):
         raise ValueError("must be an http or https URL without a path, such as https://queue.shop.example")
-    if len(value) > LONGEST_PUBLIC_URL:
-        raise ValueError(f"must be at most {LONGEST_PUBLIC_URL} characters")
     return value.rstrip("/").lower()
 
 

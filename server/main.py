@@ -40,7 +40,6 @@ from snapshots.storage import DiskStorage
 
 BACKLOG = 4096
 LAST_WORDS_S = 0.25
-ISSUER = "stanchion"
 DEMO_EVENT = "demo"
 DEMO_SETTINGS: Mapping[str, object] = MappingProxyType({"name": "Demo", "batch_size": 5, "batch_interval_s": 10})
 
@@ -187,7 +186,6 @@ class Daemon:
             now_ms,
             time.monotonic,
             url,
-            config.public_url or ISSUER,
             origins,
             config.push_interval_ms,
             warnings=weaker_than_default(config),

@@ -8,12 +8,11 @@ from engine.receipts import Receipts
 from engine.tokens import QueueTokens, SessionTokens, TransferCodes
 from server.key_ring import KeyRing
 
+ISSUER = "stanchion"  # not the public URL: it may change, and what was signed before must go on to be good
+
 
 class Mint:
-    """Tokens of every kind, said to come from `issuer`.
-
-    `now_ms` is Unix time that no step of the wall clock moves.
-    """
+    """Tokens of every kind. `now_ms` is Unix time that no step of the wall clock moves."""
 
     queue: QueueTokens
     transfers: TransferCodes
@@ -22,10 +21,9 @@ class Mint:
     receipts: Receipts
     enqueue: EnqueueTokens
 
-    def __init__(self, ring: KeyRing, now_ms: Callable[[], int], issuer: str) -> None:
+    def __init__(self, ring: KeyRing, now_ms: Callable[[], int]) -> None:
         self._ring = ring
         self.now_ms = now_ms
-        self.issuer = issuer
         self._take_keys()
         ring.on_change(self._take_keys)
 
@@ -40,8 +38,8 @@ class Mint:
         self.transfers = TransferCodes(secrets, signing)
         self.sessions = SessionTokens(*ring.secrets("session"))
         key_id, seed, public = ring.pass_keys(self.now_ms())
-        self.passes = Passes((key_id, seed), public, ring.pass_id_key, self.issuer)
-        self.receipts = Receipts((key_id, seed), self.issuer)
+        self.passes = Passes((key_id, seed), public, ring.pass_id_key, ISSUER)
+        self.receipts = Receipts((key_id, seed), ISSUER)
         self.enqueue = EnqueueTokens(ring.enqueue_keys())
         self._rotated_s = ring.signing("queue").signs_from_ms // 1000 if len(secrets) > 1 else 0
 

@@ -149,7 +149,7 @@ def test_a_jti_is_one_admission_and_tells_nothing_of_another() -> None:
     ids = {pass_id(key, event_id, number, release) for key in (ID_KEY, b"j" * 32) for event_id in ("e1", "e10")
            for number in (1, 2, 256) for release in (1, 2)}  # fmt: skip
     assert len(ids) == 24
-    assert all(len(decoded(jti + "A")) == 17 for jti in ids)
+    assert all(len(decoded(jti)) == 8 for jti in ids)
     assert pass_id(ID_KEY, "e1", 1, 1) == pass_id(ID_KEY, "e1", 1, 1)
 
 
@@ -170,7 +170,7 @@ def test_claims_take_400_bytes_and_a_pass_600_at_most() -> None:
     passes = Passes(("p1", SEED), {}, ID_KEY, "stanchion")
     usual = passes.mint("e" * 20, "u1", 8231, 1, EPOCH, NOW_S, NOW_S)
     longest = passes.mint("e" * 64, "ü" * 64, 2**32 - 1, 1, 2**53 - 1, NOW_S, NOW_S)
-    assert len(usual) == 447
+    assert len(usual) == 433
     assert len(longest) <= 600
     assert len(msgspec.json.encode(parts_of(longest)[1])) <= 400
 
