@@ -89,16 +89,16 @@ async def inside(server: Running, user_id: str = "u1", event_id: str = "e1") -> 
     return browser
 
 
-async def complete(server: Running, user_id: str = "u1") -> None:
+async def complete(server: Running, user_id: str = "u1", event_id: str = "e1") -> None:
     """End a stay, as the shop does."""
     head = {"Authorization": f"Bearer {server.keys.site}"}
-    url = f"{server.url}/v1/events/e1/complete"
+    url = f"{server.url}/v1/events/{event_id}/complete"
     async with server.client.post(url, json={"user_id": user_id}, headers=head) as response:
         assert response.status == 200
 
 
-async def remove(server: Running, user_id: str = "u1") -> None:
+async def remove(server: Running, user_id: str = "u1", event_id: str = "e1") -> None:
     """Take a place away, as an operator does."""
     body = {"user_id": user_id, "reason": "bought by a robot"}
-    status, _, _ = await server.call("POST", "/v1/admin/events/e1/remove", body)
+    status, _, _ = await server.call("POST", f"/v1/admin/events/{event_id}/remove", body)
     assert status == 200
