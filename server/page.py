@@ -34,7 +34,7 @@ from server.moving import Moving
 from server.own_origin import check_same_origin, own_origin
 from server.page_words import Sentence, Told, Words, words_of_event, words_of_place, words_of_refusal
 from server.places import PlaceDesk, holder_of
-from server.return_to import allowed
+from server.return_to import LONGEST_RETURN_TO, allowed
 from server.routes import FORM_TYPE, Call, Route
 from server.wire import EventAnswer, IdempotencyKey, PlaceAnswer, Token
 
@@ -156,7 +156,7 @@ class WaitingPage:
     async def _visit(self, call: Call) -> Visit:
         view = await self._backend.event(call.event_id)
         wanted = call.query.return_to
-        return_to = None if wanted is None else allowed(wanted, view.settings)
+        return_to = None if wanted is None else _way_back(view, wanted)
         notes = [_NOT_ALLOWED] if wanted is not None and return_to is None else []
         return Visit(call.request, view, self._desk.render_event(view), return_to, notes)
 
@@ -330,8 +330,10 @@ class WaitingPage:
             return problem_answer(refused)
         shown = Shown(words_of_refusal(refused))
         if refused.code != "not_found":
-            address = _address(event_id, return_to=request.query.get("return_to"))
-            shown.links.append((address, "Back to the waiting page"))
+            shown.address = _address(event_id, return_to=request.query.get("return_to"))
+            shown.links.append((shown.address, "Back to the waiting page"))
+        if refused.status >= 500 and request.method != "POST":  # who waits here must not be lost by a bad moment
+            shown.refresh_s = max(SOONEST_REFRESH_S, refused.retry_after_s or LATEST_REFRESH_S // 6)
         answer = self._answer(shown, refused.status)
         if refused.retry_after_s is not None:
             answer.with_headers(("Retry-After", str(refused.retry_after_s)))
@@ -377,6 +379,13 @@ _WORDS_OF_MOVING = Words(
     ],
     [],
 )
+
+
+def _way_back(view: EventView, wanted: str) -> str | None:
+    """Return where to go on to, if the event allows it and a proxy takes an answer's head with it in it."""
+    return_to = allowed(wanted, view.settings)
+    is_short = return_to is not None and len(quote(return_to, safe="")) <= LONGEST_RETURN_TO
+    return return_to if is_short else None
 
 
 def cookie_name(event_id: str) -> str:

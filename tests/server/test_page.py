@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from engine.actor import By, Entrant, Whom
+from engine.errors import Refused
+from engine.views import EventView
 from tests.server.reader import Reader
 from tests.server.rings import WallClock
 from tests.server.running import Running, running
@@ -166,6 +168,21 @@ async def test_where_only_the_shop_lets_people_join_the_page_says_so(server: Run
 async def test_an_event_that_is_not_there_is_a_page_too(server: Running) -> None:
     page = await Reader(server, "nowhere").get()
     assert (page.status, page.heading, page.links) == (404, "There is no such event", {})
+
+
+async def test_a_bad_moment_of_the_server_does_not_lose_whoever_waits(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = await joined(server)
+
+    async def refuse(event_id: str) -> EventView:
+        raise Refused("overloaded", "too much at once", retry_after_s=7)
+
+    monkeypatch.setattr(server.backend, "event", refuse)
+    page = await reader.get()
+    assert (page.status, page.heading, page.headers["Retry-After"]) == (503, "Just a moment", "7")
+    assert page.refresh == "7;url=/w/e1" and "too much at once" in page.text
+    assert (await reader.post("/w/e1", {"key": "k"})).refresh is None
 
 
 # ---- a place ----------------------------------------------------------------------------------------------------

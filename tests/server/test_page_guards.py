@@ -132,6 +132,7 @@ async def test_an_allowed_address_to_go_on_to_survives_form_refresh_and_release(
         ),
         *("https://shop.example@evil.example/", "https:\\\\evil.example", "https://shop.example\\@evil.example/", ""),
         *("http://shop.example/", "https://shop.example:444/", "https://shop.example/\r\nSet-Cookie: a=b", "x" * 6000),
+        "https://shop.example/" + "é" * 600,
     ],
 )
 async def test_any_other_address_is_left_out_with_a_note(server: Running, address: str) -> None:
