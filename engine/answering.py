@@ -1,6 +1,7 @@
 """What a room answers: places, ranks, events, counts. Pure functions of the ledger; nothing here changes anything."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from engine import pacing
 from engine.draw import ALGORITHM
@@ -228,12 +229,16 @@ def fairness(ledger: Ledger) -> Fairness:
 
 def visitors(ledger: Ledger, status: str | None, after_arrival: int, limit: int, now_ms: int) -> list[Place]:
     """Return places by arrival, of one status or of all, after one arrival; walks at most the whole register."""
-    register, found = ledger.register, []
-    wanted = STATUSES.index(status) if status is not None else None
-    for arrival in range(after_arrival + 1, len(register) + 1):
-        its = register.status[arrival]
-        if its == wanted or (wanted is None and its):
-            found.append(place(ledger, arrival, now_ms))
-            if len(found) == limit:
-                break
-    return found
+    rows = ledger.register.status
+    if status is None:
+        arrivals = (arrival for arrival in range(after_arrival + 1, len(rows)) if rows[arrival])
+    else:
+        arrivals = _with_status(rows, STATUSES.index(status), after_arrival)
+    return [place(ledger, arrival, now_ms) for arrival in islice(arrivals, limit)]
+
+
+def _with_status(rows: bytearray, status: int, after_arrival: int) -> Iterator[int]:
+    arrival = rows.find(status, after_arrival + 1)
+    while arrival > 0:
+        yield arrival
+        arrival = rows.find(status, arrival + 1)

@@ -73,6 +73,7 @@ class Opened(NamedTuple):
     beacon: str | None
     count: int  # type: ignore[assignment]
     actor: str
+    note: str | None
 
 
 class Paused(NamedTuple):

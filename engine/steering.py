@@ -76,7 +76,7 @@ def _lobby_opened(ledger: Ledger, by: By, now_ms: int, what: Particulars) -> Lob
 
 def _opened(ledger: Ledger, by: By, now_ms: int, what: Particulars) -> Opened:
     if ledger.draw is None:
-        return Opened(ledger.event_id, now_ms, "", None, 0, by.actor)
+        return Opened(ledger.event_id, now_ms, "", None, 0, by.actor, by.note)
     if by.actor == SCHEDULE and now_ms - ledger.started_ms < LOBBY_AFTER_START_MS:
         raise Refused("conflict", "the server started less than a minute ago", reason="just_started")
     if commitment_of(what.secret) != ledger.draw.commitment:
@@ -85,7 +85,7 @@ def _opened(ledger: Ledger, by: By, now_ms: int, what: Particulars) -> Opened:
         raise Refused("bad_request", f"beacon: the value of {ledger.draw.beacon} is required to open", field="beacon")
     beacon = what.beacon if ledger.draw.beacon is not None else None
     count = ledger.register.counts[LOBBY]
-    return Opened(ledger.event_id, now_ms, what.secret.hex(), beacon, count, by.actor)
+    return Opened(ledger.event_id, now_ms, what.secret.hex(), beacon, count, by.actor, by.note)
 
 
 def _held(ledger: Ledger, by: By, now_ms: int, what: Particulars) -> Configured | None:

@@ -66,7 +66,7 @@ IMPOSSIBLE: dict[str, tuple[Record, str]] = {
     "an arrival below one": (Left("e1", T, 0), "never given out"),
     "completing late what did not expire": (Completed("e1", T, 1, "completed", True, "site"), "was not expired"),
     "transferring an end": (Transferred("e1", T, 3, 1, 5, False), "holds no place"),
-    "drawing a lobby that never was": (Opened("e1", T, SECRET.hex(), None, 2, "ops"), "never bound"),
+    "drawing a lobby that never was": (Opened("e1", T, SECRET.hex(), None, 2, "ops", None), "never bound"),
 }
 
 
@@ -83,7 +83,7 @@ def test_a_draw_of_another_number_than_are_there_is_damage() -> None:
     room, _ = room_in("lobby")
     join_many(room, 3, T)
     with pytest.raises(Damaged, match="3 are in the lobby, 4 were drawn"):
-        apply(room.ledger, Opened("e1", T, SECRET.hex(), None, 4, "ops"))
+        apply(room.ledger, Opened("e1", T, SECRET.hex(), None, 4, "ops", None))
 
 
 @pytest.mark.parametrize("make", [*situations.AT.values(), situations.session_over, situations.ready_again])

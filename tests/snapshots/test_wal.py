@@ -168,7 +168,7 @@ GOLDEN_RECORDS: list[Record] = [
         Joined("concert", 1_003 + n, n, n << 32, f"visitor-{n}", (1 << 64) - n, n % 3, 1 + n % 2, n % 5 == 0)
         for n in range(1, 40)
     ),
-    Opened("concert", 1_900, "5e" * 32, "4 8 15 16 23 42", 39, "schedule"),
+    Opened("concert", 1_900, "5e" * 32, "4 8 15 16 23 42", 39, "schedule", None),
     Parked("concert", 2_000, [1, 2], [1_500, 1_600]),
     Released("concert", 2_000, [3, 4, 5], 302_000, False, "pacer", None, None),
     Returned("concert", 2_001, 2),
