@@ -230,6 +230,7 @@ def fairness(ledger: Ledger) -> Fairness:
 def visitors(ledger: Ledger, status: str | None, after_arrival: int, limit: int, now_ms: int) -> list[Place]:
     """Return places by arrival, of one status or of all, after one arrival; walks at most the whole register."""
     rows = ledger.register.status
+    arrivals: Iterator[int]
     if status is None:
         arrivals = (arrival for arrival in range(after_arrival + 1, len(rows)) if rows[arrival])
     else:
