@@ -183,6 +183,11 @@ async def test_a_room_that_cannot_answer_lets_nobody_in(server: Running, monkeyp
     monkeypatch.setattr(server.backend, "session", refusing)
     assert (await browser.auth(**NAVIGATES)).status == 503
 
+
+@pytest.mark.slow
+async def test_an_error_nobody_thought_of_lets_nobody_in(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser = await inside(server)
+
     async def failing(event_id: str, whom: Whom) -> None:
         raise RuntimeError("nobody thought of this")
 
