@@ -212,6 +212,8 @@ class KeyRing:
             chosen = [key for key in going_on if key.in_file] or going_on
         else:
             chosen = [key for key in going_on if key.id == wanted]
+        if not chosen and wanted == kind:
+            raise Refused("not_found", f"there is no key of kind {kind}; make one")
         if not chosen:
             raise Refused("conflict", f"{wanted} is at its end already; a successor was made", reason="ending")
         if len(chosen) > 1:

@@ -150,6 +150,11 @@ def test_a_kind_means_the_key_in_the_file_or_the_only_one(bench: Bench) -> None:
     assert bench.reason("site") == "several_keys"
     bench.do(bench.ring.rotation(one.id))
     assert bench.reason(one.id) == "ending"
+    for key_id in bench.ids("site"):
+        bench.do(bench.ring.revocation(key_id))
+    with pytest.raises(Refused, match="no key of kind site") as caught:
+        bench.ring.rotation("site")
+    assert caught.value.status == 404
 
 
 @pytest.mark.parametrize("kind", ["enqueue", *sorted(INTERNAL)])
