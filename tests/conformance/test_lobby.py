@@ -1,5 +1,6 @@
 """The lobby and its draw, held against every backend that draws: bound before, recomputed by anybody afterwards."""
 
+import asyncio
 import hashlib
 import random
 from pathlib import Path
@@ -174,3 +175,18 @@ async def test_who_is_removed_from_the_lobby_is_not_drawn(backend: Backend) -> N
     await backend.remove("e1", whom(places[3]), WHY)
     await backend.control("e1", "open", OPS)
     assert sorted(await numbers(backend, 9)) == [1, 2, 3, 5, 6, 7, 8, 9, 10]
+
+
+async def test_a_kill_in_the_middle_of_writing_the_draw_changes_no_number(host: Host, backend: Backend) -> None:
+    places = await join_many(backend, 2_500)
+    opening = asyncio.ensure_future(backend.control("e1", "open", OPS))
+    leaving = asyncio.ensure_future(backend.leave("e1", holder(places[9])))
+    joining = asyncio.ensure_future(join(backend, "late"))
+    _, late = await asyncio.gather(leaving, joining)
+    backend = await host.kill()  # the rows of the first backend's draw are half written, as a rule
+    await opening
+    expected = await recomputed(backend, set(range(1, 2_501)))
+    assert await numbers(backend, 2_500) == expected
+    assert await numbers(host.killed[0], 2_500) == expected
+    left = await now(backend, places[9])
+    assert (left.status, (await now(backend, late)).position) == ("left", 2_500)
