@@ -239,8 +239,8 @@ class Room:
     def extend_claim(self, holder: Holder, now_ms: int) -> Place:
         """Give a ready visitor another claim window from now on, within claim_max_s of being released."""
         arrival = self._held_for_writing(holder)
-        self._visitor_cell("extend_claim", arrival)
-        self._extend(arrival, self.ledger.claims, self.ledger.settings.claim_window_s, "visitor", now_ms)
+        if self._visitor_cell("extend_claim", arrival) == "extended":
+            self._extend(arrival, self.ledger.claims, self.ledger.settings.claim_window_s, "visitor", now_ms)
         return self._answer(arrival, now_ms)
 
     def transfer(self, holder: Holder, proof: int, now_ms: int) -> Place:
@@ -254,7 +254,7 @@ class Room:
             return self.touch(holder._replace(generation=generation), now_ms)
         if holder.generation != generation:
             raise Refused("gone", "this code was used already", reason="used")
-        if self._visitor_cell("transfer", arrival):
+        if self._visitor_cell("transfer", arrival).startswith("transferred"):
             self._write(Transferred(self.event_id, now_ms, arrival, generation + 1, proof, False))
         return self.touch(holder._replace(generation=generation + 1), now_ms)
 
@@ -290,8 +290,8 @@ class Room:
         why = (by.actor, by.reason or "", by.note)
         if ban and user_id not in self.ledger.banned:
             self._write(Banned(self.event_id, now_ms, user_id, *why))
-        self._visitor_cell("remove", arrival)
-        self._write(Removed(self.event_id, now_ms, arrival, *why))
+        if self._visitor_cell("remove", arrival) == "removed":
+            self._write(Removed(self.event_id, now_ms, arrival, *why))
         return self._answer(arrival, now_ms)
 
     # ---- decide: the site -------------------------------------------------------------------------
@@ -329,8 +329,8 @@ class Room:
     def extend_session(self, whom: Whom, actor: str, now_ms: int) -> Session:
         """Give an active visitor another session TTL from now on, within session_max_s of the redeem."""
         arrival = self.find(whom)
-        self._visitor_cell("extend_session", arrival)
-        self._extend(arrival, self.ledger.sessions, self.ledger.settings.session_ttl_s, actor, now_ms)
+        if self._visitor_cell("extend_session", arrival) == "extended":
+            self._extend(arrival, self.ledger.sessions, self.ledger.settings.session_ttl_s, actor, now_ms)
         session = answering.session(self.ledger, arrival, now_ms)
         assert session is not None, "what was extended runs"
         return session
