@@ -1,206 +1,326 @@
 """Any history at all: the room against a model made of plain lists, with restarts at any commit.
 
-After every step the room's own invariants hold, every position is the model's, the cap and the rate are kept,
-releases take the head, one identity holds one live place, and a venue built by replay, or loaded from a
-capture and then replayed, is the same.
+Every input of docs/states.md may come at any moment, and time likes to stop one ms before, at, and one ms after
+anything that is about to be over. `room_pair` gives each input to both and compares them; `room_judge` reads the
+records of the whole history in the end and judges the promises from them alone.
 """
 
-from dataclasses import dataclass, field
+from unittest.mock import patch
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from engine import pacing
+from engine import venue as venues
 from engine.actor import By
-from engine.errors import Refused
-from engine.records import Record, Released
-from engine.venue import Venue
-from tests.engine.rooms import OPERATOR, WHY, RecordingVenue, facts, make_room
+from tests.engine.room_model import Row
+from tests.engine.room_pair import OPS, SMALL_GAP, Pair
+from tests.engine.room_walks import edges
 
 USERS = [f"u{index}" for index in range(7)]
-BATCH, INTERVAL_S, CAP, FULL = 2, 10, 3, 6
-LIVE = ("waiting", "ready")
+SMALL: dict[str, object] = {
+    "batch_size": 2,
+    "batch_interval_s": 10,
+    "max_active": 3,
+    "max_waiting": 6,
+    "session_ttl_s": 20,
+    "session_max_s": 50,
+    "claim_window_s": 12,
+    "claim_max_s": 30,
+    "presence_timeout_s": 16,
+    "presence_timeout_hidden_s": 40,
+    "grace_s": 25,
+    "exit_grace_s": 12,
+    "priority_boost": 2,
+    "retention_s": 90,
+}
+PROFILES: dict[str, dict[str, object]] = {
+    "plain": {},
+    "margin": {"max_active": 4, "safety_margin": 1, "batch_size": 3, "admissions_left": 3},
+    "lobby": {"lobby": True, "opens_at_ms": 500_000},
+    "beacon": {"lobby": True, "max_waiting": None},
+    "passthrough": {"queueing": "passthrough"},
+    "reject": {"queueing": "reject"},
+    "signed": {"join_policy": "signed", "max_active": 5, "batch_size": 3},
+    "offline": {"redemption": "offline"},
+    "no cap": {"max_active": None, "max_waiting": None, "grace_s": 0},
+}
+WITH_LOBBY = ("lobby", "beacon")
+NOBODY = By("ops")
 
-
-@dataclass
-class Model:
-    """What a room is, in lists: one [user_id, status] an arrival, in order, and the state of the event."""
-
-    rows: list[list[str]] = field(default_factory=list)
-    state: str = "draft"
-
-    def line(self) -> list[int]:
-        return [arrival for arrival, (_, status) in enumerate(self.rows, 1) if status == "waiting"]
-
-    def inside(self) -> int:
-        return sum(status == "ready" for _, status in self.rows)
-
-    def newest(self, user_id: str) -> int:
-        return max((arrival for arrival, (who, _) in enumerate(self.rows, 1) if who == user_id), default=0)
+anybody = st.sampled_from(USERS)
+proofs = st.integers(0, 2)
+older = st.sampled_from([0, 0, 0, 0, 1])
+requests = st.sampled_from([None, "r1", "r2"])
+operators = st.sampled_from([OPS, OPS, OPS, NOBODY])
 
 
 class RoomMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.venue = RecordingVenue()
-        knobs = {"batch_size": BATCH, "batch_interval_s": INTERVAL_S, "max_active": CAP, "max_waiting": FULL}
-        self.room = make_room(self.venue, knobs)
-        self.model = Model()
-        self.now_ms = 0
-        self.epoch = 1
-        self.captured: tuple[int, list[object]] | None = None
+        self.patches = [patch.object(venues, "RENUMBER_GAP", SMALL_GAP), patch.object(pacing, "SLICE", 1_000)]
+        for its in self.patches:
+            its.start()
+        self.pair = Pair(**SMALL)
+        self.profile = "plain"
 
-    @initialize(opened=st.sampled_from([True, True, True, False]))
-    def the_event_is_mostly_open_from_the_start(self, opened: bool) -> None:
+    @initialize(
+        profile=st.sampled_from(sorted(PROFILES)),
+        slice_size=st.sampled_from([1, 2, 1_000]),
+        opened=st.sampled_from([True, True, True, False]),
+    )
+    def an_event_of_some_kind(self, profile: str, slice_size: int, opened: bool) -> None:
+        pacing.SLICE = slice_size
+        self.profile = profile
+        self.pair = Pair(**SMALL | PROFILES[profile])
         if opened:
-            self.room.control("open", OPERATOR, self.now_ms)
-            self.model.state = "open"
+            self._begin()
+
+    def _begin(self) -> None:
+        if self.profile in WITH_LOBBY:
+            self.pair.lobby("noon" if self.profile == "beacon" else None)
+        elif self.profile == "reject":
+            self.pair.configure(queueing="fifo")
+            self.pair.open()
+        else:
+            self.pair.open()
+
+    def _row(self, data: st.DataObject) -> Row | None:
+        """Return any place there ever was, the newer ones more often."""
+        rows = self.pair.model.rows
+        return rows[data.draw(st.integers(0, len(rows) - 1))] if rows else None
+
+    def _newest(self, user_id: str) -> Row | None:
+        return self.pair.model.newest(user_id)
+
+    # ---- time -------------------------------------------------------------------------------------
+
+    @rule(ms=st.integers(1, 30_000))
+    def time_passes(self, ms: int) -> None:
+        self.pair.wait(ms)
+
+    @rule(data=st.data(), then=st.sampled_from(["expire", "tick", "nothing"]))
+    def time_passes_to_an_edge(self, data: st.DataObject, then: str) -> None:
+        waits = edges(self.pair)
+        if waits:
+            self.pair.wait(data.draw(st.sampled_from(waits)))
+        if then == "expire":
+            self.pair.expire()
+        elif then == "tick":
+            self.pair.tick()
 
     @rule()
-    def a_crowd_joins(self) -> None:
-        for user_id in USERS:
-            self.somebody_joins(user_id, 0)
-
-    @rule(ms=st.integers(1, 30_000) | st.sampled_from([INTERVAL_S * 1000 - 1, INTERVAL_S * 1000]))
-    def time_passes(self, ms: int) -> None:
-        self.now_ms += ms
-
-    @rule(user_id=st.sampled_from(USERS), proof=st.integers(0, 2))
-    def somebody_joins(self, user_id: str, proof: int) -> None:
-        model = self.model
-        held = model.newest(user_id)
-        live = held and model.rows[held - 1][1] in LIVE
-        try:
-            place = self.room.join(user_id, proof, self.now_ms)
-        except Refused as refused:
-            expected = {"draft": "not_open", "closed": "closed"}.get(model.state, "queue_full")
-            assert not live and refused.code == expected
-            assert expected != "queue_full" or len(model.line()) >= FULL
-            return
-        assert place.fresh == (not live)
-        if place.fresh:
-            model.rows.append([user_id, "waiting"])
-            assert place.number == place.arrival == len(model.rows)
-        else:
-            assert place.arrival == held
-
-    @rule(data=st.data())
-    def somebody_leaves(self, data: st.DataObject) -> None:
-        if self.model.rows:
-            arrival = data.draw(st.integers(1, len(self.model.rows)))
-            row = self.model.rows[arrival - 1]
-            self.room.leave(arrival, row[0], self.now_ms)
-            if row[1] in LIVE:
-                row[1] = "left"
-
-    @rule(user_id=st.sampled_from(USERS), outcome=st.sampled_from(["completed", "abandoned"]))
-    def the_site_completes_somebody(self, user_id: str, outcome: str) -> None:
-        arrival = self.model.newest(user_id)
-        status = self.model.rows[arrival - 1][1] if arrival else None
-        try:
-            self.room.complete(user_id, outcome, "site", self.now_ms)
-        except Refused:
-            assert status not in ("ready", "completed")
-        else:
-            assert status in ("ready", "completed")
-            self.model.rows[arrival - 1][1] = "completed"
-
-    @rule(action=st.sampled_from(["open", "resume", "open", "resume", "pause", "close"]))
-    def an_operator_acts(self, action: str) -> None:
-        after = {
-            "open": {"draft": "open", "open": "open", "closed": "open"},
-            "pause": {"open": "paused", "paused": "paused"},
-            "resume": {"open": "open", "paused": "open"},
-            "close": dict.fromkeys(("draft", "open", "paused", "closed"), "closed"),
-        }[action].get(self.model.state)
-        try:
-            self.room.control(action, WHY, self.now_ms)
-        except Refused as refused:
-            assert refused.code == "conflict" and after is None
-        else:
-            assert after is not None
-            self.model.state = after
-
-    @rule(count=st.integers(1, 7))
-    def an_operator_releases(self, count: int) -> None:
-        try:
-            result = self.room.release(count, OPERATOR, self.now_ms, manual=True)
-        except Refused:
-            assert self.model.state in ("draft", "closed")
-        else:
-            self._take(result.released, min(count, len(self.model.line()), CAP - self.model.inside()))
+    def what_has_run_out_ends(self) -> None:
+        self.pair.expire()
 
     @rule()
     def the_pacer_ticks(self) -> None:
-        due = self.room.tick(self.now_ms)
-        assert due <= BATCH
-        if due:
-            assert self.model.state == "open"
-            result = self.room.release(due, By("pacer"), self.now_ms, manual=False)
-            self._take(result.released, min(BATCH, len(self.model.line()), CAP - self.model.inside()))
+        self.pair.tick()
 
-    def _take(self, released: int, expected: int) -> None:
-        assert released == expected
-        for arrival in self.model.line()[:released]:
-            self.model.rows[arrival - 1][1] = "ready"
+    @rule()
+    def a_batch_is_due(self) -> None:
+        self.pair.wait(self.pair.model.event.next_release_ms(self.pair.now_ms) or 0)
+        self.pair.tick()
+
+    # ---- visitors ---------------------------------------------------------------------------------
+
+    @rule()
+    def a_crowd_joins(self) -> None:
+        for number, user_id in enumerate(USERS[:5]):
+            self.somebody_joins(user_id, number % 3)
+
+    @rule(user_id=anybody, proof=proofs)
+    def somebody_joins(self, user_id: str, proof: int) -> None:
+        if self.profile == "signed":
+            self.somebody_joins_with_a_token(user_id, proof)
+        else:
+            self.pair.join(user_id, proof)
+
+    @rule(user_id=anybody, token=st.integers(0, 3))
+    def somebody_joins_with_a_token(self, user_id: str, token: int) -> None:
+        self.pair.join(
+            user_id, 100 + 10 * USERS.index(user_id) + token, level=token, size=1 + token // 2, word="enqueue"
+        )
+
+    @rule(user_id=anybody, proof=proofs, word=st.sampled_from(["visitor", "site"]))
+    def somebody_joins_by_another_way(self, user_id: str, proof: int, word: str) -> None:
+        self.pair.join(user_id, proof, word=word)
+
+    @rule(user_id=anybody, visible=st.sampled_from([True, True, False]), older=older)
+    def somebody_is_heard_of(self, user_id: str, visible: bool, older: int) -> None:
+        if self._newest(user_id) is not None:
+            self.pair.touch(user_id, visible=visible, older=older)
+
+    @rule(user_ids=st.lists(anybody, min_size=1, max_size=3, unique=True), ms=st.sampled_from([7_000, 8_000, 8_001]))
+    def only_some_are_heard_of_for_a_while(self, user_ids: list[str], ms: int) -> None:
+        for _ in range(3):
+            self.pair.wait(ms)
+            for user_id in user_ids:
+                self.somebody_is_heard_of(user_id, True, 0)
+
+    @rule(data=st.data(), older=older)
+    def somebody_shows_an_old_place(self, data: st.DataObject, older: int) -> None:
+        row = self._row(data)
+        if row is not None:
+            self.pair.touch(row, older=older)
+            self.pair.look(row, older=older)
+
+    @rule(user_id=anybody, older=older)
+    def somebody_leaves(self, user_id: str, older: int) -> None:
+        if self._newest(user_id) is not None:
+            self.pair.leave(user_id, older=older)
+
+    @rule(data=st.data(), older=older)
+    def somebody_asks_for_more_time_to_claim(self, data: st.DataObject, older: int) -> None:
+        row = self._row(data)
+        if row is not None:
+            self.pair.extend_claim(row, older=older)
+
+    @rule(data=st.data(), proof=proofs, older=older, again=st.booleans())
+    def somebody_moves_to_another_device(self, data: st.DataObject, proof: int, older: int, again: bool) -> None:
+        row = self._row(data)
+        if row is not None:
+            self.pair.transfer(row, proof, older=older)
+            if again:
+                self.pair.transfer(row, proof, older=1)
+
+    @precondition(lambda self: self.pair.model.gaps)
+    @rule(data=st.data())
+    def somebody_shows_a_token_of_a_lost_place(self, data: st.DataObject) -> None:
+        known = {(row.arrival, row.user_id) for row in self.pair.model.rows}
+        lost = [its for its in self.pair.issued if (its.holder.arrival, its.holder.user_id) not in known]
+        if lost:
+            self.pair.readmit(data.draw(st.sampled_from(lost)))
+
+    # ---- the site and the operator ----------------------------------------------------------------
+
+    @rule(data=st.data(), request=requests, release=st.sampled_from([0, 0, 0, 1, 2]))
+    def a_pass_is_shown(self, data: st.DataObject, request: str | None, release: int) -> None:
+        row = self._row(data)
+        if row is not None and row.number is not None and not row.drawn_late:
+            self.pair.redeem(row.number, release or max(1, row.releases), request)
+
+    @rule(data=st.data())
+    def a_pass_of_nobody_is_shown(self, data: st.DataObject) -> None:
+        self.pair.redeem(data.draw(st.sampled_from([9_999, 1, 2])), 1, "r9", user_id="somebody else")
+
+    @rule(data=st.data())
+    def everybody_ready_redeems(self, data: st.DataObject) -> None:
+        for row in self.pair.model.rows:
+            if row.status == "ready" and row.number is not None:
+                self.pair.redeem(row.number, row.releases, data.draw(requests))
+
+    @rule(user_id=anybody)
+    def the_site_asks_for_more_time(self, user_id: str) -> None:
+        self.pair.extend_session(user_id)
+
+    @rule(data=st.data(), by_number=st.booleans())
+    def the_site_completes_somebody(self, data: st.DataObject, by_number: bool) -> None:
+        row = self._row(data)
+        if row is not None:
+            meant = row.number if by_number and not row.drawn_late else row.user_id
+            self.pair.complete(row.user_id if meant is None else meant)
+
+    @rule(data=st.data(), by=operators)
+    def an_operator_lets_somebody_in(self, data: st.DataObject, by: By) -> None:
+        row = self._row(data)
+        if row is not None:
+            self.pair.admit(row, by)
+
+    @rule(data=st.data(), by=operators, ban=st.sampled_from([True, False, False]))
+    def an_operator_removes_somebody(self, data: st.DataObject, by: By, ban: bool) -> None:
+        row = self._row(data)
+        if row is not None:
+            self.pair.remove(row, by, ban=ban)
+
+    @rule(count=st.integers(1, 7))
+    def an_operator_releases(self, count: int) -> None:
+        self.pair.release(count)
+
+    @rule(cap=st.integers(2, 6), batch=st.integers(1, 4), by=operators)
+    def an_operator_changes_the_pace(self, cap: int, batch: int, by: By) -> None:
+        self.pair.configure(by, batch_size=batch)
+        if self.pair.model.settings.max_active is not None:
+            self.pair.configure(by, max_active=cap)
+
+    @rule(ms=st.sampled_from([400_000, 600_000]), by=operators)
+    def an_operator_moves_the_opening(self, ms: int, by: By) -> None:
+        self.pair.configure(by, opens_at_ms=ms)
+
+    @rule(
+        action=st.sampled_from(["open", "open", "resume", "resume", "pause", "close", "lobby"]),
+        by=st.sampled_from([OPS, OPS, NOBODY, By("schedule", "it is time")]),
+    )
+    def an_operator_acts(self, action: str, by: By) -> None:
+        pair = self.pair
+        if action == "open":
+            pair.open(by, "42" if by is not NOBODY and self.profile == "beacon" else None)
+        elif action == "lobby":
+            pair.lobby("noon" if self.profile == "beacon" else None)
+        elif action == "resume":
+            pair.resume()
+        elif action == "pause":
+            pair.pause(by)
+        else:
+            pair.close(by, "sold out")
+
+    @rule(ms=st.integers(1, 60_000))
+    def the_event_is_paused_for_a_while(self, ms: int) -> None:
+        self.pair.pause()
+        self.pair.wait(ms)
+        self.pair.expire()
+        self.pair.resume()
+
+    @rule(text=st.sampled_from(["", "soon"]))
+    def an_operator_tells_everybody_something(self, text: str) -> None:
+        self.pair.tell(text)
+
+    @rule()
+    def an_operator_deletes_the_event(self) -> None:
+        self.pair.delete(SMALL | PROFILES[self.profile])
+
+    @precondition(lambda self: self.pair.model.event.state == "closed")
+    @rule()
+    def a_closed_event_is_forgotten(self) -> None:
+        for _ in range(3):
+            self.pair.wait(50_000)
+            self.pair.expire()
+
+    # ---- log, draws, crashes ----------------------------------------------------------------------
+
+    @rule(limit=st.integers(1, 6))
+    def some_of_a_draw_is_written(self, limit: int) -> None:
+        self.pair.draw_step(limit)
+
+    @rule()
+    def a_commit(self) -> None:
+        self.pair.commit()
 
     @rule()
     def a_snapshot_is_taken(self) -> None:
-        self.venue.drain()
-        self.captured = len(self.venue.log), list(self.venue.capture())
+        self.pair.capture()
 
-    @precondition(lambda self: self.model.rows)
     @rule()
     def the_process_is_killed_and_starts_again(self) -> None:
-        """Everything drained is durable; what is rebuilt from it must be the same."""
-        self.venue.drain()
-        log = self.venue.log
-        replayed = _replay(RecordingVenue(), log)
-        if self.captured is not None:
-            lsn, parts = self.captured
-            loaded = RecordingVenue()
-            loaded.load(parts)
-            assert facts(_replay(loaded, log[lsn:])) == facts(replayed)
-        assert facts(replayed) == facts(self.venue)
-        replayed.log = log
-        self.venue, self.room = replayed, replayed.room("e1")
-        self.epoch += 1
-        self.venue.start(self.epoch, self.now_ms, 0)
+        self.pair.crash()
+
+    @rule(data=st.data())
+    def a_part_of_the_history_is_lost(self, data: st.DataObject) -> None:
+        self.pair.crash(data.draw(st.integers(-min(4, len(self.pair.commits)), -1)), lost=True)
 
     @invariant()
-    def the_room_is_what_the_model_says(self) -> None:
-        room, model = self.room, self.model
-        room.check()
-        line = model.line()
-        assert room.state == model.state
-        assert len(room.line) == len(line)
-        for arrival, (user_id, status) in enumerate(model.rows, 1):
-            place = room.place(arrival)
-            shown = "closed" if model.state == "closed" and status == "waiting" else status
-            assert (place.user_id, place.status) == (user_id, shown)
-            assert place.position == (line.index(arrival) + 1 if status == "waiting" else None)
-        live = [user_id for user_id, status in model.rows if status in LIVE]
-        assert len(live) == len(set(live)), "one identity holds two places"
-        assert model.inside() <= CAP
+    def room_and_model_are_the_same(self) -> None:
+        self.pair.check()
 
     def teardown(self) -> None:
-        self.venue.drain()
-        _check_rate([record for record in self.venue.log if isinstance(record, Released) and not record.manual])
+        try:
+            self.pair.finish()
+        finally:
+            for its in reversed(self.patches):
+                its.stop()
 
 
-def _check_rate(releases: list[Released]) -> None:
-    for first in releases:
-        window = [r for r in releases if first.at_ms <= r.at_ms < first.at_ms + INTERVAL_S * 1000]
-        assert sum(len(r.numbers) for r in window) <= BATCH, "more than a batch within one interval"
-
-
-def _replay(venue: RecordingVenue, log: list[Record]) -> RecordingVenue:
-    for record in log:
-        venue.apply(record)
-    Venue.drain(venue)
-    venue.log = list(log)
-    return venue
-
-
-TestRoomMachine = RoomMachine.TestCase
+TestRoomMachine = pytest.mark.slow(RoomMachine.TestCase)
 TestRoomMachine.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
