@@ -113,7 +113,7 @@ def _release_all(venue: Venue, room: Room) -> None:
 
 
 def ghosts(crowd: int, gone: int) -> tuple[float, float, float]:
-    """Return the CPU ms of the first batch of 100 behind so many who left, its longest slice, and the ms of the next batch.
+    """Return the CPU ms of the first batch of 100 behind so many who left, of its longest slice, and of the next batch.
 
     Whoever is present says so every half minute, for longer than anybody who left is waited for; fresh process.
     """

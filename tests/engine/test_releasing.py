@@ -125,7 +125,8 @@ def test_nothing_asked_is_nothing_done(count: int) -> None:
     room, venue = room_in("open")
     join_many(room, 3, T)
     venue.drain()
-    assert (release(room, count).released, venue.drain().records) == (0, [])
+    result = release(room, count)
+    assert (result.released, result.limited_by, result.more, venue.drain().records) == (0, None, False, [])
 
 
 def test_nobody_waits_behind_those_who_left() -> None:
@@ -204,9 +205,13 @@ def test_a_group_counts_by_its_size_and_holds_up_those_behind_it_where_it_does_n
 
 
 def test_whoever_is_gone_behind_a_full_house_is_not_stepped_over() -> None:
-    room, now_ms = with_ghosts(2, 2, {"max_active": 1})
-    assert release(room, 5, now_ms).stepped_over == 2
-    assert release(room, 5, now_ms) == ReleaseResult(0, 0, "capacity", False, room.ledger.outbox.lsn)
+    room, _ = room_in("open", PATIENCE | {"max_active": 1})
+    here, gone, _ = join_many(room, 3, T)
+    for now_ms in range(T, T + 60_001, 10_000):
+        room.touch(holder(here), now_ms)
+    assert release(room, 5, T + 60_000).released == 1
+    assert release(room, 5, T + 60_000) == ReleaseResult(0, 0, "capacity", False, room.ledger.outbox.lsn)
+    assert status_of(room, gone.arrival) == "waiting"
 
 
 # ---- by hand ---------------------------------------------------------------------------------------------------
