@@ -202,7 +202,7 @@ class WaitingPage:
         if visit.return_to is not None:
             place = place._replace(return_to=visit.return_to)
         before, was_away = self._remembered(request, place)
-        was_away = place.status == "waiting" and (was_away or (held.was_parked and not place.release))
+        was_away = place.status == "waiting" and not place.release and (was_away or held.was_parked)
         token = self._desk.renewed(claims, place)
         rendered = self._desk.render(place, token, before)
         words = words_of_place(Told(visit.event, rendered, place.proven, place.release, was_away))

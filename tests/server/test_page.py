@@ -278,7 +278,9 @@ async def test_whoever_was_away_is_back_at_the_own_place_and_reads_why(server: R
         assert (page.heading, page.facts["Your number"]) == ("Position 1", "1")
         assert "You were away when your turn came: you are back at your own place." in page.text
     await release(server)
-    assert "You were away" not in (await reader.get()).text
+    await let_time_pass(server, clock, 140)
+    page = await reader.get()
+    assert "You were away" not in page.text and "have one more turn" in page.text
 
 
 async def test_a_turn_that_was_missed_is_told_and_then_the_end_of_it(server: Running, clock: WallClock) -> None:

@@ -87,8 +87,9 @@ async def test_behind_a_front_the_public_url_is_our_origin(tmp_path: Path) -> No
         await open_event(server)
         form = {"key": "k1"}
         front = {"Host": "queue.example", "X-Forwarded-Proto": "https"}
-        for origin, status in (("https://queue.example", 303), ("http://queue.example", 403), (server.url, 403)):
-            assert (await Reader(server, **front).post("/w/e1", form, Origin=origin)).status == status
+        for sent in (front, {}):  # some fronts pass on the address they were told to call
+            for origin, status in (("https://queue.example", 303), ("http://queue.example", 403), (server.url, 403)):
+                assert (await Reader(server, **sent).post("/w/e1", form, Origin=origin)).status == status
         reader = Reader(server, **front, Origin="https://queue.example")
         await reader.post("/w/e1", form, Origin="https://queue.example")
         page = await reader.post("/w/e1/move", {}, Origin="https://queue.example")
