@@ -99,7 +99,7 @@ def words_of_event(event: EventAnswer, *, is_signed: bool) -> Words:
     sentences = list(say(event))
     if is_signed and event.state != "closed":
         sentences.append(Sentence("This event is joined from the shop's own page, which sends you on to here."))
-    facts = [("Waiting now", _people(event.waiting))] if event.state in ("open", "paused") else []
+    facts = [("Waiting now", _people(event.waiting))] if event.waiting else []
     return Words(title_of(heading, event), heading, sentences, facts)
 
 

@@ -393,6 +393,17 @@ async def test_a_place_moves_to_another_device_once_and_the_first_only_reads_on(
     assert "Go in now" in (await second.get()).links
 
 
+async def test_the_form_that_joined_proves_nothing_once_the_place_has_moved(server: Running) -> None:
+    first, second = Reader(server), Reader(server)
+    form = (await first.get()).forms[0]
+    page = await first.follow(await first.post(form.action, form.fields))
+    url = (await first.press(page, MOVE)).words["code"][0]
+    await second.press(await second.get(url.removeprefix(server.url)), TAKE_OVER)
+    first.cookies.clear()
+    refused = await first.post(form.action, form.fields)
+    assert (refused.status, refused.heading, first.cookies) == (403, "This place has moved", {})
+
+
 async def test_a_device_with_a_place_of_its_own_is_told_before_it_takes_another_over(server: Running) -> None:
     first, second = await joined(server), await joined(server)
     url = (await first.press(await first.get(), MOVE)).words["code"][0]
