@@ -53,9 +53,14 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def new_id(kind: str) -> str:
+    """Return an id that names the kind; that of a pass key is short instead, because every pass carries it."""
+    return secrets.token_hex(3) if kind == "pass" else f"{kind}-{secrets.token_hex(4)}"
+
+
 def new_key(kind: str, name: str, now_ms: int, text: str = "") -> Key:
     """Return a key of a kind that signs, or of one that is shown as `text`."""
-    key_id = f"{kind}-{secrets.token_hex(4)}"
+    key_id = new_id(kind)
     if KINDS[kind].is_bearer:
         return Key(key_id, kind, name, now_ms, now_ms, digest=digest_of(text))
     return Key(key_id, kind, name, now_ms, now_ms, secret=Secret(secrets.token_bytes(ENTROPY_BYTES)))
@@ -186,7 +191,7 @@ class KeyRing:
             raise Refused("conflict", "this public key is registered already", reason="known_key", field="public_key")
         now_ms, scope = self._wall_ms(), None if events is None else tuple(sorted(set(events)))
         if kind == "enqueue":
-            key, text = Key(f"enqueue-{secrets.token_hex(4)}", kind, name, now_ms, now_ms, public=public), ""
+            key, text = Key(new_id(kind), kind, name, now_ms, now_ms, public=public), ""
         else:
             text = new_text(kind)
             key = new_key(kind, name, now_ms, text)

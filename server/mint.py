@@ -8,7 +8,7 @@ from engine.receipts import Receipts
 from engine.tokens import QueueTokens, SessionTokens, TransferCodes
 from server.key_ring import KeyRing
 
-ISSUER = "stanchion"  # not the public URL: it may change, and what was signed before must go on to be good
+ISSUER = "stn"  # not the public URL: it may change, and what was signed before must go on to be good
 
 
 class Mint:
