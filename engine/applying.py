@@ -343,6 +343,8 @@ def _extended(ledger: Ledger, record: Extended) -> None:
 
 
 def _expired(ledger: Ledger, record: Expired) -> None:
+    if record.cause == "unclaimed":
+        ledger.tally.skipped["unclaimed"] += 1
     _end(ledger, record, EXPIRED, record.cause)
 
 
