@@ -154,7 +154,7 @@ def facts(venue: Venue) -> object:
     rooms = {
         event_id: (
             list(room.ledger.capture()),
-            [seen(room, arrival, now_ms) for arrival in range(1, len(room.ledger.register) + 1)],
+            answering.visitors(room.ledger, None, 0, len(room.ledger.register) + 1, now_ms),
             answering.view(room.ledger),
             answering.fairness(room.ledger),
             answering.stats(room.ledger, now_ms)._replace(next_release_in_ms=None),

@@ -3,6 +3,7 @@
 import pytest
 
 from engine import answering
+from engine import venue as venues
 from engine.actor import Entrant, Holder, Whom
 from engine.applying import REQUESTS_KEPT, apply
 from engine.errors import Damaged
@@ -24,7 +25,6 @@ from engine.records import (
     Returned,
     Transferred,
 )
-from engine.venue import RENUMBER_GAP
 from tests.engine import situations
 from tests.engine.rooms import (
     OPERATOR,
@@ -45,6 +45,13 @@ from tests.engine.rooms import (
 )
 
 T = 1_000_000
+GAP = 40
+
+
+@pytest.fixture(autouse=True)
+def small_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(venues, "RENUMBER_GAP", GAP)
+
 
 # What cannot follow where u1 (1) waits at the head, u2 (2) behind, u3 (3) left, and nobody else was here.
 IMPOSSIBLE: dict[str, tuple[Record, str]] = {
@@ -161,7 +168,7 @@ def test_a_place_that_was_lost_is_taken_up_again_ahead_of_those_who_came_later()
     situation = lost()
     room, now_ms = situation.room, situation.now_ms
     late = join(room, "late", now_ms)
-    assert late.number == 3 + RENUMBER_GAP + 1
+    assert late.number == 3 + GAP + 1
     place = room.readmit(lost_holder(4, "u4"), 1, 76_999, now_ms)
     assert (place.number, place.position, place.status, place.proven) == (4, 4, "waiting", True)
     assert seen(room, late.arrival, now_ms).position == 5
@@ -174,7 +181,7 @@ def test_a_place_that_was_lost_is_taken_up_again_ahead_of_those_who_came_later()
     ("arrival", "user_id", "epoch", "issued_ms", "code"),
     [
         (2, "u9", 1, 1, "not_found"),
-        (4 + RENUMBER_GAP, "u4", 1, 1, "not_found"),
+        (4 + GAP, "u4", 1, 1, "not_found"),
         (0, "u4", 1, 1, "not_found"),
         (4, "u4", 5, 1, "gone"),
         (4, "u4", 1, 77_001, "gone"),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from engine import joining
 from engine.errors import Refused
 from engine.joining import key_at_joining
 from engine.line import number_of, order_key
@@ -64,6 +65,15 @@ def test_a_rejecting_event_takes_nobody_new() -> None:
     with pytest.raises(Refused) as caught:
         join(room, "u1", T)
     assert (caught.value.code, caught.value.retry_after_s) == ("rejecting", 30)
+
+
+def test_when_all_numbers_are_given_out_nobody_joins_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, "NUMBER_LIMIT", 4)
+    room, _ = room_in("open")
+    join_many(room, 3, T)
+    with refusal("queue_full"):
+        join(room, "u4", T)
+    assert not join(room, "u3", T).fresh
 
 
 # ---- on the word of the shop ------------------------------------------------------------------------------

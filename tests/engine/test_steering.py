@@ -146,6 +146,28 @@ def test_the_same_settings_again_are_no_record() -> None:
     assert kinds_of(venue) == []
 
 
+@pytest.mark.parametrize("make", [situations.waiting, situations.ready, situations.parked])
+def test_the_boost_does_not_change_while_somebody_with_priority_may_still_be_let_in(make: object) -> None:
+    room = make().room  # type: ignore[operator]
+    assert room.configure({"priority_boost": 7}, WHY, T)
+    vip = join(room, "vip", T, level=1)
+    with refusal("conflict", "priority_in_line"):
+        room.configure({"priority_boost": 8}, WHY, T)
+    room.leave(holder(vip), T)
+    assert room.configure({"priority_boost": 8}, WHY, T)
+
+
+@pytest.mark.parametrize("changes", [{"max_active": 3}, {"safety_margin": 2}])
+def test_no_setting_shuts_a_group_out_that_is_in_line(changes: dict[str, object]) -> None:
+    room, _ = room_in("open", {"max_active": 5})
+    group = join(room, "group", T, size=4)
+    with refusal("conflict", "group_in_line"):
+        room.configure(changes, WHY, T)
+    assert room.configure({"max_active": 4}, WHY, T)
+    room.leave(holder(group), T)
+    assert room.configure({"max_active": 1}, WHY, T)
+
+
 # ---- the lobby and its draw -------------------------------------------------------------------------------
 
 

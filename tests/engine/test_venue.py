@@ -45,6 +45,7 @@ def test_bad_settings_make_no_event() -> None:
     assert venue.rooms == {} and venue.drain().records == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_comes_every_so_many_records_and_replay_compares_it() -> None:
     venue = venue_with(1)
     for index in range(CHECKPOINT_EVERY + 10):
@@ -69,6 +70,7 @@ def test_a_changed_record_shows_at_the_next_checkpoint() -> None:
             other.apply(record)
 
 
+@pytest.mark.slow
 def test_a_capture_shows_nothing_that_came_after_it() -> None:
     venue = venue_with(2, 3 * ROWS_PER_PART)
     venue.room("e0").release(500, OPERATOR, T, manual=True)
@@ -103,6 +105,7 @@ def test_a_start_is_a_record_and_sets_the_epoch() -> None:
     assert rebuilt(venue).epoch == 99
 
 
+@pytest.mark.slow
 def test_where_history_may_be_lost_numbers_go_on_behind_a_gap() -> None:
     venue = venue_with(2, 10)
     venue.start(1 << 21, T, 0, "a backup was restored")
