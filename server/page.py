@@ -202,7 +202,7 @@ class WaitingPage:
         if visit.return_to is not None:
             place = place._replace(return_to=visit.return_to)
         before, was_away = self._remembered(request, place)
-        was_away = place.status == "waiting" and not place.release and (was_away or held.was_parked)
+        was_away = not place.release and (was_away or held.was_parked)
         token = self._desk.renewed(claims, place)
         rendered = self._desk.render(place, token, before)
         words = words_of_place(Told(visit.event, rendered, place.proven, place.release, was_away))
@@ -231,7 +231,7 @@ class WaitingPage:
     def _asking_to_leave(self, visit: Visit) -> Shown:
         shown = self._shown(visit, _WORDS_OF_LEAVING)
         shown.refresh_s, shown.goes_back = LATEST_REFRESH_S // 2, True
-        shown.forms.append(Form(visit.address("/leave"), "Yes, give my place up", {}, is_main=True))
+        shown.forms.append(Form(visit.address("/leave"), "Yes, give my place up", {}))
         shown.links.append((visit.address(), "No, keep my place"))
         return shown
 

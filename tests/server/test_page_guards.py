@@ -201,6 +201,7 @@ async def test_every_page_stands_alone_under_a_strict_policy(server: Running) ->
         assert page.headers["Referrer-Policy"] == "no-referrer"
         assert not set(page.tags) & {"script", "img", "link", "iframe", "object"}
         assert page.tags.count("h1") == page.tags.count("main") == page.tags.count("title") == 1
+        assert '<meta name="referrer" content="same-origin">' in page.html, "or browsers hide the Origin of our forms"
         assert '<html lang="en">' in page.html and 'name="viewport"' in page.html
         assert len(page.html.encode()) < 10_000
 
