@@ -135,6 +135,7 @@ async def test_a_closed_event_gives_its_reason_and_outcome_and_takes_nobody(serv
     page = await held.get()
     assert page.heading == "This event is closed" and "no seats left" in page.text
     assert "Should it open again, you have your place back." in page.text and page.labels == []
+    assert page.facts == {"Your number": "1"}, "nobody has a position in a line that moves no more"
     await control(server, "open")
     assert (await held.get()).heading == "Position 1"
 

@@ -209,11 +209,13 @@ async def test_every_page_stands_alone_under_a_strict_policy(server: Running) ->
 # ---- bad forms, and clients that are no browsers ------------------------------------------------------------------
 
 
-async def send(server: Running, body: bytes, content_type: str = "application/x-www-form-urlencoded") -> ReadPage:
+async def send(
+    server: Running, body: bytes, content_type: str = "application/x-www-form-urlencoded", path: str = "/w/e1"
+) -> ReadPage:
     """Send bytes as a form of our own page."""
     headers = {"Content-Type": content_type, "Origin": server.url, "Accept": "text/html"}
-    async with server.client.post(f"{server.url}/w/e1", data=body, headers=headers, allow_redirects=False) as response:
-        return ReadPage(response.status, response.headers, await response.text(), "/w/e1")
+    async with server.client.post(server.url + path, data=body, headers=headers, allow_redirects=False) as response:
+        return ReadPage(response.status, response.headers, await response.text(), path)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +238,12 @@ async def send(server: Running, body: bytes, content_type: str = "application/x-
 async def test_a_form_that_is_not_ours_is_a_bad_request(server: Running, body: bytes) -> None:
     page = await send(server, body)
     assert (page.status, page.heading) == (400, "That did not work") and await waiting(server) == 0
+
+
+@pytest.mark.parametrize("code", ["é".encode(), b"\xff", b"%ff", b"%c3", b"%ed%a0%80"])
+async def test_a_form_is_ascii_that_stands_for_utf_8(server: Running, code: bytes) -> None:
+    page = await send(server, b"key=a&code=" + code, path="/w/e1/take-over")
+    assert (page.status, page.heading) == (400, "That did not work")
 
 
 async def test_forms_are_sent_as_forms_and_are_small(server: Running) -> None:
