@@ -6,7 +6,7 @@ from engine import answering, releasing
 from engine.actor import By, Holder
 from engine.records import Parked, Released
 from engine.room import Room
-from engine.views import ReleaseResult
+from engine.views import PlacesChanged, ReleaseResult
 from tests.engine import situations
 from tests.engine.rooms import (
     OPERATOR,
@@ -99,6 +99,16 @@ def test_a_batch_that_came_due_while_nobody_waited_is_lost() -> None:
     assert (room.tick(12_001), room.tick(20_000)) == (0, 2)
 
 
+def test_the_rate_is_that_of_the_batches_that_left() -> None:
+    room, venue = room_in("open", {"batch_size": 20, "batch_interval_s": 10})
+    join_many(room, 300, 1)
+    for now_ms in range(10_000, 100_001, 10_000):
+        room.release(room.tick(now_ms), PACER, now_ms, manual=False)
+    for known in (room, rebuilt(venue).room("e1"), reloaded(venue).room("e1")):
+        assert answering.view(known.ledger).rate_per_minute == pytest.approx(120, rel=0.02)
+        assert known.ledger.last_batch_ms == 100_000
+
+
 # ---- who -----------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +162,20 @@ def test_a_crowd_of_those_who_left_is_stepped_over_slice_by_slice() -> None:
     assert [result.stepped_over for result in results] == [1_000, 1_000, 1_000, 500]
     assert [result.released for result in results] == [0, 0, 0, 100]
     assert [seen(room, arrival, now_ms).status for arrival in (3_501, 3_600, 3_601)] == ["ready", "ready", "waiting"]
+
+
+def test_those_stepped_over_and_those_let_in_are_told_so() -> None:
+    room, venue = room_in("open", PATIENCE)
+    gone, here = join_many(room, 2, T)
+    for now_ms in range(T, T + 60_001, 10_000):
+        room.touch(holder(here), now_ms)
+    venue.drain()
+    release(room, 1, T + 60_000)
+    lsn = venue.outbox.lsn
+    assert venue.drain().notices == [
+        PlacesChanged("e1", (gone.arrival,), "parked", lsn - 1),
+        PlacesChanged("e1", (here.arrival,), "ready", lsn),
+    ]
 
 
 def test_whoever_comes_back_after_being_stepped_over_is_next() -> None:
