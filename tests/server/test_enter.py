@@ -119,6 +119,11 @@ async def test_another_browser_is_told_that_the_turn_was_used(server: Running) -
     assert '"pass_used"' in seen.text
 
 
+async def test_a_client_that_says_nothing_enters_once_only(server: Running) -> None:
+    pass_ = await let_in(server)
+    assert [(await Browser(server).enter(pass_)).status for _ in range(3)] == [303, 409, 409]
+
+
 async def test_of_many_browsers_at_once_one_enters(server: Running) -> None:
     pass_ = await let_in(server)
     browsers = [Browser(server) for _ in range(50)]
@@ -142,6 +147,15 @@ async def test_somebody_elses_nonce_or_a_made_up_one_is_no_way_in(server: Runnin
         assert (await other.enter(pass_)).status == 409
 
 
+async def test_a_nonce_that_is_not_of_ours_is_replaced(server: Running) -> None:
+    pass_ = await let_in(server)
+    for nonce in ("", "x", "A" * 23, "!" * 22):
+        browser = Browser(server, cookies={NONCE: nonce})
+        seen = await browser.enter(pass_, **NAVIGATES)
+        assert seen.location is not None and seen.location.startswith("?")
+        assert len(browser.cookies[NONCE]) == 22 and browser.cookies[NONCE] != nonce
+
+
 async def test_a_site_can_not_take_part_in_a_browsers_redeem(server: Running) -> None:
     browser, pass_ = Browser(server), await let_in(server)
     await browser.navigate(pass_)
@@ -157,6 +171,8 @@ async def test_a_browser_without_cookies_is_told_so_and_its_turn_is_not_used(ser
     browser.cookies.clear()
     seen = await browser.ask(f"/v1/enter{first.location}", **NAVIGATES)
     assert (seen.status, "Cookies are needed" in seen.text, redeemed(server)) == (400, True, 0)
+    browser.cookies.clear()
+    assert ((await browser.ask(f"/v1/enter{first.location}")).status, redeemed(server)) == (400, 0)
     assert (await browser.navigate(pass_)).status == 303
 
 
