@@ -395,10 +395,12 @@ class RoomModel:
         taken = any(row.arrival == holder.arrival for row in self.rows)
         other = self.newest(holder.user_id)
         holds = other is not None and other.status in LIVE
-        gaps = (gap for gap in self.gaps if gap.first <= holder.arrival <= gap.last)
+        gaps = [gap for gap in self.gaps if gap.first <= holder.arrival <= gap.last]
         lost = any(epoch < gap.epoch and issued_ms <= gap.wall_ms for gap in gaps)
+        if not gaps:
+            raise No("not_found")
         if not lost or taken or holds:
-            raise No("gone", "not_found", *self._shut(holder.user_id))
+            raise No("gone", *self._shut(holder.user_id))
         if self._shut(holder.user_id):
             raise No(*self._shut(holder.user_id))
         row = Row(holder.arrival, holder.user_id, now_ms, status="lobby" if self.event.state == "lobby" else "waiting")

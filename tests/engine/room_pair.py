@@ -334,9 +334,9 @@ class Pair:
             return None
         result = self.room.release(count, by, now_ms, manual=manual)
         released, stepped_over = result.released, result.stepped_over
-        if result.more:
-            assert 0 < released + stepped_over <= pacing.SLICE, f"a slice walks {released + stepped_over}"
-        else:
+        assert released + stepped_over <= pacing.SLICE, f"a slice walks {released + stepped_over}"
+        assert released + stepped_over > 0 or not result.more, "a slice that does nothing says that there is more"
+        if not result.more:
             assert (released, stepped_over) == whole, f"{released} released, {stepped_over} parked, not {whole}"
             assert not manual or released == count or result.limited_by in ("line", "capacity")
         walked = model.release(most, now_ms, manual=manual, walk=released + stepped_over)

@@ -11,21 +11,23 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import NamedTuple
 
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.engine import room_walks
 from tests.engine.room_mutants import Mutant, all_mutants
 
 ROOT = Path(__file__).parent.parent.parent
-MODULES_OF_WALKS = ("room_walks_pace", "room_walks_windows", "room_walks_identity", "room_walks_opening")
+MODULES_OF_WALKS = tuple(f"tests.engine.room_walks_{its}" for its in ("pace", "windows", "identity", "opening"))
 LONGEST_S = 120
 LIKELY = 150
 SEEDS = (1, 2, 3)
@@ -43,31 +45,30 @@ class Verdict(NamedTuple):
 # ---- walks --------------------------------------------------------------------------------------------
 
 
-def rule_walks() -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the walks for the rules around the tables, by name."""
-    for name in MODULES_OF_WALKS:
-        for rule, walk in vars(import_module(f"tests.engine.{name}")).items():
-            if rule.startswith("rule_"):
-                yield f"rule/{rule[5:].replace('_', ' ')}", lambda walk=walk: _finished(walk())  # type: ignore[misc]
-
-
-def _finished(pair: object) -> None:
-    pair.check()  # type: ignore[attr-defined]
-    pair.finish()  # type: ignore[attr-defined]
-
-
-def walks(about: str = "") -> list[tuple[str, Callable[[], None]]]:
-    """Return all walks: those that speak most of what a mutant is about first, rules before cells."""
-    its = list(import_module("tests.engine.room_walks").cell_walks())
-    found = [*rule_walks(), *((walk.name, walk.run) for walk in its)]
+def walks(about: str = "") -> list[str]:
+    """Return the names of all walks: those that speak most of what a mutant is about first, rules before cells."""
+    rules = [rule for name in MODULES_OF_WALKS for rule in vars(import_module(name)) if rule.startswith("rule_")]
     words = set(about.split())
-    return sorted(found, key=lambda walk: -len(words & set(walk[0].replace("/", " ").split())))
+    names = [*(rule.replace("_", " ") for rule in rules), *map("/".join, room_walks.cells())]
+    return sorted(names, key=lambda name: -len(words & set(name.replace("/", " ").split())))
 
 
-def likely(about: str) -> list[tuple[str, Callable[[], None]]]:
+def likely(about: str) -> list[str]:
     """Return the walks that should miss a rule: the first of those that speak of it, and every rule's."""
-    found = walks(about)
-    return [*found[:LIKELY], *(walk for walk in found[LIKELY:] if walk[0].startswith("rule/"))]
+    names = walks(about)
+    return [*names[:LIKELY], *(name for name in names[LIKELY:] if name.startswith("rule "))]
+
+
+def take(name: str) -> None:
+    """Take one walk; raises whatever is wrong on the way."""
+    if not name.startswith("rule "):
+        import_module("tests.engine.room_walks").walk(*name.split("/"))
+        return
+    modules = map(import_module, MODULES_OF_WALKS)
+    rule = next(vars(module)[name.replace(" ", "_")] for module in modules if name.replace(" ", "_") in vars(module))
+    pair = rule()
+    pair.check()
+    pair.finish()
 
 
 def machine_fails(number: int, examples: int) -> bool:
@@ -92,24 +93,31 @@ def machine_fails(number: int, examples: int) -> bool:
 # ---- one mutant ---------------------------------------------------------------------------------------
 
 
-class _Mutated(MetaPathFinder, Loader):
-    """Imports one module with a piece of its text replaced."""
+class _Anew(MetaPathFinder, Loader):
+    """Imports the engine, and the tests that import it, once more; one module with a piece of its text replaced."""
 
-    def __init__(self, mutant: Mutant) -> None:
-        self.mutant = mutant
+    def __init__(self, code_of: Mapping[str, CodeType]) -> None:
+        self.code_of = code_of
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Take over the mutant's module only."""
-        return ModuleSpec(name, self, origin=str(_path_of(name))) if name == self.mutant.module else None
+        """Take over what was imported before."""
+        return ModuleSpec(name, self) if name in self.code_of else None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the changed text."""
-        path = _path_of(module.__name__)
-        exec(compile(mutated_text(self.mutant), str(path), "exec"), module.__dict__)
+        """Run the text, compiled beforehand."""
+        module.__file__ = str(_path_of(module.__name__))
+        exec(self.code_of[module.__name__], module.__dict__)
 
 
 def _path_of(module: str) -> Path:
     return ROOT / (module.replace(".", "/") + ".py")
+
+
+@cache
+def _code_of_all() -> dict[str, CodeType]:
+    walks()
+    paths = {name: _path_of(name) for name in sys.modules if name.startswith(("engine.", "tests.engine."))}
+    return {name: compile(path.read_text(), path, "exec") for name, path in paths.items() if path.exists()}
 
 
 def mutated_text(mutant: Mutant) -> str:
@@ -122,15 +130,22 @@ def mutated_text(mutant: Mutant) -> str:
     return text.replace(mutant.old, mutant.new)
 
 
+def _import_anew(mutant: Mutant) -> None:
+    code_of = dict(_code_of_all())
+    if mutant.module:
+        code_of[mutant.module] = compile(mutated_text(mutant), _path_of(mutant.module), "exec")
+    for name in code_of:
+        parent, _, child = name.rpartition(".")
+        sys.modules.pop(name, None)
+        vars(sys.modules[parent]).pop(child, None)
+    sys.meta_path.insert(0, _Anew(code_of))
+
+
 def _spoil(mutant: Mutant) -> None:
     """Change the engine of this process. What other modules made of a table when imported is made again."""
-    derived = mutant.change is None or mutant.name.startswith(("VISITOR_INPUTS[join]", "VISITOR_INPUTS[touch"))
-    if derived:
-        for name in [name for name in sys.modules if name.startswith(("engine.", "tests.engine."))]:
-            del sys.modules[name]
-    if mutant.module:
-        sys.meta_path.insert(0, _Mutated(mutant))
-    elif mutant.change is not None:
+    if mutant.change is None or mutant.name.startswith(("VISITOR_INPUTS[join]", "VISITOR_INPUTS[touch")):
+        _import_anew(mutant)
+    if mutant.change is not None:
         transitions = import_module("engine.transitions")
         mutant.change(transitions)
         for module in [module for name, module in sys.modules.items() if name.startswith("engine.")]:
@@ -141,14 +156,14 @@ def _spoil(mutant: Mutant) -> None:
 
 def killer_of(mutant: Mutant, examples: int) -> str:
     """Return what kills a mutant, in this process, whose engine is spoiled afterwards."""
+    names = walks(mutant.about) if examples else likely(mutant.about)
     try:
         _spoil(mutant)
-        found = walks(mutant.about) if examples else likely(mutant.about)
     except Exception:
         return "import"
-    for name, walk in found:
+    for name in names:
         try:
-            walk()
+            take(name)
         except BaseException:
             return name
     return next((f"machine, seed {number}" for number in SEEDS if examples and machine_fails(number, examples)), "")
@@ -186,16 +201,20 @@ def _be_the_mutant(mutant: Mutant, examples: int, writing: int) -> None:
 
 def campaign(mutants: Iterable[Mutant], examples: int) -> list[Verdict]:
     """Try every mutant; returns the verdicts in order."""
-    walks()
+    _code_of_all()
     return [judge_mutant(mutant, examples) for mutant in mutants]
 
 
 def report(verdicts: list[Verdict]) -> str:
     """Return who killed how many, and who lives."""
-    by_kind = Counter(verdict.killer.partition("/")[0] for verdict in verdicts if verdict.killer)
+    by_kind = Counter(
+        verdict.killer.split(" ")[0] if verdict.killer.startswith(("rule", "machine")) else "cell"
+        for verdict in verdicts
+        if verdict.killer
+    )
     alive = [verdict.mutant.name for verdict in verdicts if not verdict.killer]
     killed = ", ".join(f"{kind}: {count}" for kind, count in by_kind.most_common())
-    lines = [f"{len(verdicts) - len(alive)} of {len(verdicts)} mutants killed, by the first word of what killed them:"]
+    lines = [f"{len(verdicts) - len(alive)} of {len(verdicts)} mutants killed, by what killed them:"]
     return "\n".join([*lines, f"  {killed}", *(f"  ALIVE: {name}" for name in alive)])
 
 
@@ -204,7 +223,7 @@ def main() -> int:
     words = sys.argv[1:]
     chosen = [mutant for mutant in all_mutants() if all(word in mutant.name for word in words)]
     verdicts = []
-    walks()
+    _code_of_all()
     for mutant in chosen:
         verdict = judge_mutant(mutant, EXAMPLES)
         verdicts.append(verdict)

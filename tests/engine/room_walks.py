@@ -1,11 +1,10 @@
 """Walks: short fixed histories, one for each cell of the tables, given to a room and its model side by side.
 
 A walk brings u1 to a status, the event to a phase, applies an input twice, and then lets time pass to the edges of
-whatever runs, so that what the input changed unseen comes to light. Names are `status/phase/input`.
+whatever runs, so that what the input changed unseen comes to light.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from engine.actor import By
 from engine.records import Released
@@ -30,13 +29,6 @@ SETTINGS: dict[str, object] = {
 }
 NOBODY = By("ops")
 Step = Callable[[Pair], None]
-
-
-class Walk(NamedTuple):
-    """One history; `name` says in words separated by slashes what it is about."""
-
-    name: str
-    run: Callable[[], None]
 
 
 def opened(**knobs: object) -> Pair:
@@ -396,27 +388,25 @@ def _aftermath(pair: Pair) -> None:
     _let_time_decide(pair)
 
 
-def _walk(status: str, phase: str, what: str) -> Walk:
-    def run() -> None:
-        pair = STATUSES[status]()
-        pair.check()
-        PHASES[phase](pair)
-        pair.check()
-        for _ in range(2):
-            INPUTS[what](pair)
-            pair.check()
-        _aftermath(pair)
-        pair.finish()
-
-    return Walk(f"{status}/{phase}/{what}", run)
-
-
-def cell_walks() -> Iterator[Walk]:
-    """Yield a walk for every status, phase and input."""
+def cells() -> Iterator[tuple[str, str, str]]:
+    """Yield every status, phase and input."""
     for phase in PHASES:
         for status in STATUSES:
             for what in INPUTS:
-                yield _walk(status, phase, what)
+                yield status, phase, what
+
+
+def walk(status: str, phase: str, what: str) -> None:
+    """Bring u1 to a status and the event to a phase, apply an input twice, and see what comes of it."""
+    pair = STATUSES[status]()
+    pair.check()
+    PHASES[phase](pair)
+    pair.check()
+    for _ in range(2):
+        INPUTS[what](pair)
+        pair.check()
+    _aftermath(pair)
+    pair.finish()
 
 
 # ---- steps that several walks share ----------------------------------------------------------------------

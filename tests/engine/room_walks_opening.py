@@ -6,10 +6,11 @@ import pytest
 
 from engine import answering
 from engine.actor import By
-from engine.errors import Refused
-from engine.records import Opened
+from engine.errors import Damaged, Refused
+from engine.records import Opened, Released
 from tests.engine.room_pair import OPS, SECRET, SMALL_GAP, Pair
-from tests.engine.room_walks import NOBODY, SETTINGS, crowd, in_lobby, opened, waiting
+from tests.engine.room_walks import NOBODY, SETTINGS, crowd, in_lobby, opened, to_edge, waiting
+from tests.engine.rooms import RecordingVenue
 
 SCHEDULE = By("schedule", "it is time")
 
@@ -32,6 +33,9 @@ def rule_draw_gives_the_numbers() -> Pair:
         pair.check()
     assert sorted(row.number or 0 for row in pair.model.rows) == [0, 0, 1, 2, 3, 4, 7]
     pair.complete(1)
+    pair.complete(5)
+    pair.complete(6)
+    pair.redeem(6, 1, "r1")
     pair.admit(2)
     pair.redeem(2, 1, "r1")
     pair.release(2)
@@ -55,6 +59,27 @@ def rule_draw_under_way() -> Pair:
     pair.crash()
     pair.check()
     pair.release(9)
+    return pair
+
+
+def rule_draw_under_way_hears_the_lobby() -> Pair:
+    for visible in (True, False):
+        pair = in_lobby()
+        crowd(pair, 3)
+        pair.open()
+        pair.join("u9", 9)
+        pair.wait(8_000)
+        pair.touch("u9")
+        pair.touch("u1", visible=visible)
+        pair.check()
+        pair.finish_draw()
+        for ms in (8_000, 8_000 if visible else 8_001):
+            pair.wait(ms)
+            pair.touch("u9")
+        pair.release(9)
+        pair.check()
+        assert pair.model.rows[0].status == "ready"
+        pair.finish()
     return pair
 
 
@@ -259,6 +284,7 @@ def rule_event_actions_in_draft() -> Pair:
     pair = Pair(**SETTINGS)
     pair.delete(SETTINGS)
     pair.tell("")
+    pair.configure(NOBODY, batch_size=1)
     return pair
 
 
@@ -290,6 +316,8 @@ def rule_lost_places_are_readmitted_once() -> Pair:
     assert [row.user_id for row in pair.model.line()] == ["u1", "u2", "u3", "u4", "u5", "u6", "u7"]
     for token in pair.issued[:3]:
         pair.readmit(token)
+    pair.leave("u4")
+    pair.readmit(pair.issued[3])
     pair.commit()
     pair.crash()
     pair.check()
@@ -344,4 +372,94 @@ def rule_lost_places_in_a_lobby_are_drawn() -> Pair:
     pair.open()
     pair.finish_draw()
     pair.check()
+    return pair
+
+
+def rule_lost_places_of_two_gaps() -> Pair:
+    pair = _lost()
+    pair.join("u7", 7)
+    pair.commit()
+    pair.join("u8", 8)
+    pair.commit()
+    pair.crash(-2, lost=True)
+    for token in (pair.issued[3], pair.issued[7]):
+        pair.readmit(token._replace(epoch=2))
+        pair.check()
+    pair.readmit(pair.issued[3])
+    pair.check()
+    return pair
+
+
+def rule_lost_places_are_forgotten_with_the_rest() -> Pair:
+    pair = _lost()
+    pair.close()
+    pair.wait(100_000)
+    pair.expire()
+    pair.check()
+    pair.open()
+    pair.readmit(pair.issued[3])
+    return pair
+
+
+def rule_replay_asserts_that_the_head_was_released() -> Pair:
+    pair = waiting()
+    pair.commit()
+    released = Released("e1", pair.now_ms, [2], pair.now_ms + 12_000, False, "pacer", None, None)
+    other = RecordingVenue()
+    for record in pair.venue.log:
+        other.apply(record)
+    with pytest.raises(Damaged):
+        other.apply(released)
+    return pair
+
+
+def rule_snapshot_keeps_what_is_known() -> Pair:
+    def again(pair: Pair) -> None:
+        pair.capture()
+        pair.crash()
+        pair.check()
+
+    for reopen in (True, False):
+        pair = opened(admissions_left=9, max_active=9, max_waiting=None)
+        pair.join("u1", 101, level=1, size=2, word="enqueue")
+        crowd(pair, 4, first=2)
+        pair.release(2)
+        pair.redeem(1, 1, "r1")
+        pair.room.release(1, By("ops", request="k1"), pair.now_ms, manual=True)
+        pair.model.release(1, pair.now_ms, manual=True)
+        pair.model.wrote.clear()
+        pair.complete("u2")
+        pair.transfer("u4", 7)
+        pair.remove("u5", ban=True)
+        pair.tell("soon")
+        again(pair)
+        pair.pause()
+        pair.wait(5_000)
+        pair.tell("later")
+        again(pair)
+        pair.wait(3_000)
+        pair.resume()
+        again(pair)
+        assert pair.room.released_under("k1") == 1
+        assert answering.stats(pair.room.ledger, pair.now_ms).admissions_left == 6
+        pair.redeem(1, 1, "r1")
+        pair.join("u6", 106, level=1, word="enqueue")
+        again(pair)
+        pair.configure(priority_boost=7)
+        pair.complete("u1")
+        pair.join("u1", 101, word="enqueue")
+        pair.join("u5", 5)
+        pair.touch("u4", older=1)
+        pair.release(1)
+        pair.wait(1_000)
+        pair.close(outcome="sold out")
+        pair.wait(40_000)
+        pair.expire()
+        again(pair)
+        if reopen:
+            pair.open()
+        else:
+            to_edge(pair, 50_000, pair.expire)
+        pair.check()
+        pair.finish()
     return pair

@@ -302,3 +302,24 @@ def rule_admit_nobody_out_of_a_lobby() -> Pair:
     for user_id in ("u1", "u2", "u9"):
         pair.admit(user_id)
     return pair
+
+
+def rule_capacity_a_full_event_steps_over_nobody() -> Pair:
+    pair = opened(max_active=1)
+    crowd(pair, 3)
+    pair.release(1)
+    for _ in range(3):
+        pair.wait(5_000)
+        pair.touch("u1")
+        pair.touch("u3")
+    pair.wait(5_000)
+    pair.touch("u3")
+    pair.release(1)
+    pair.tick()
+    pair.check()
+    assert pair.model.rows[1].status == "waiting"
+    pair.complete("u1")
+    pair.release(1)
+    pair.check()
+    assert [row.status for row in pair.model.rows] == ["completed", "parked", "ready"]
+    return pair

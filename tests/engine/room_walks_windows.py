@@ -336,3 +336,47 @@ def rule_windows_overdue_are_not_run_under_a_pause() -> Pair:
         pair.check()
         pair.finish()
     return pair
+
+
+def rule_presence_a_start_or_reopening_is_no_silence() -> Pair:
+    def reopen(pair: Pair) -> None:
+        pair.close(outcome="sold out")
+        pair.check()
+        pair.open()
+
+    def restart(pair: Pair) -> None:
+        pair.tell("soon")
+        pair.commit()
+        pair.crash()
+
+    for begin in (reopen, restart):
+        pair = waiting()
+        pair.touch("u1", visible=False)
+        pair.wait(8_000)
+        begin(pair)
+        pair.check()
+        _heard_for(pair, 0, 8_000, 8_000)
+        pair.release(1)
+        pair.check()
+        assert pair.model.rows[0].status == "ready"
+        _heard_for(pair, 1)
+        pair.release(1)
+        pair.finish()
+    pair = waiting()
+    pair.touch("u1", visible=False)
+    reopen(pair)
+    _heard_for(pair, 8_000, 8_000, 1)
+    pair.release(1)
+    pair.check()
+    assert pair.model.rows[0].status == "parked"
+    return pair
+
+
+def rule_purge_of_no_event_that_is_not_closed() -> Pair:
+    pair = waiting()
+    pair.wait(95_000)
+    pair.expire()
+    pair.check()
+    pair.pause()
+    pair.expire()
+    return pair
