@@ -31,7 +31,7 @@ class Reply(NamedTuple):
         return msgspec.json.decode(self.body, type=kind)
 
 
-class PlaceReply(msgspec.Struct):
+class PlaceReply(msgspec.Struct, rename={"pass_": "pass"}):
     """What scenarios look at in a Place."""
 
     status: str
@@ -42,6 +42,7 @@ class PlaceReply(msgspec.Struct):
     token: str | None = None
     epoch: int | None = None
     version: int | None = None
+    pass_: str | None = None
 
 
 class Connection(asyncio.Protocol):

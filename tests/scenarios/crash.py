@@ -1,11 +1,15 @@
 """SIGKILLs at random moments under load, each followed by a restart; the history checker has the last word.
 
 `python -m tests.scenarios.crash --kills 50 --seed 1` kills a real daemon fifty times while visitors join (with
-an Idempotency-Key and retries, some with a server-made id, some without any key), ask, leave and join again,
-the site completes, an operator releases by hand, changes a large page and asks for snapshots, and the pacer
-releases by itself. Kills fall into full load, right after a start, into a recovery, and into a snapshot; the
-large pages fill the smallest segments, so that some fall into the cut of a segment. Others follow a batch of the
-pacer at once, so that a batch right after the restart would be seen.
+an Idempotency-Key and retries, some with a server-made id, some without any key), ask, leave and join again, and move
+to other devices; the site redeems, extends and completes; an operator releases by hand, lets single ones in, takes
+places away, changes a large page and asks for snapshots, and the pacer releases by itself. Kills fall into full load,
+right after a start, into a recovery, and into a snapshot; the large pages fill the smallest segments, so that some fall
+into the cut of a segment. Others follow a batch of the pacer at once, so that a batch right after the restart would be
+seen.
+
+In the first half of the lives windows are long; then they become as short as they may be, and some visitors fall
+silent. Everybody counts as heard after a start, so a campaign has a few lives longer than the presence timeout.
 """
 
 import argparse
@@ -16,20 +20,43 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from snapshots.snapshot import SNAPSHOT_FOLDER, TEMPORARY_SUFFIX
 from tests.scenarios.client import Connection, PlaceReply, connections, gather_over, read_lines, request
 from tests.scenarios.history import Evidence, FinalPlace, LogLine, Report, check
-from tests.scenarios.people import ADMIN, EVENT, Address, Observer, Operator, Visitor
+from tests.scenarios.people import ADMIN, EVENT, Address, Observer, Operator
+from tests.scenarios.visitors import Visitor
 from tests.server.daemons import CLI, Daemon, clean_environment, cli
 
 FLAGS = ("--segment-mib", "1", "--log-level", "info")
-# Nobody is stepped over here: presence has scenarios of its own.
-PATIENT = {"presence_timeout_s": 3600, "presence_timeout_hidden_s": 3600, "claim_window_s": 3600, "claim_max_s": 3600}
+PATIENT = {
+    "presence_timeout_s": 3600,
+    "presence_timeout_hidden_s": 3600,
+    "claim_window_s": 3600,
+    "claim_max_s": 7200,
+    "session_ttl_s": 3600,
+    "session_max_s": 7200,
+}
+HASTY = {
+    "presence_timeout_s": 15,
+    "presence_timeout_hidden_s": 15,
+    "claim_window_s": 10,
+    "claim_max_s": 14,
+    "session_ttl_s": 10,
+    "session_max_s": 14,
+    "grace_s": 5,
+}
 SETTINGS = {"batch_size": 40, "batch_interval_s": 1, "max_active": 300, **PATIENT}
+PATIENCES = ("long", "short", "both")
+KILLS_PER_LONG_LIFE = 20
+LONG_LIFE_S = 20.0
+# What a run without is one that says nothing of it; the first ones are seen in every run, however short.
+ALWAYS_SEEN = ("joined", "released", "redeemed", "extended", "completed", "left", "transferred", "admitted", "removed")
+KINDS_TO_SEE = (*ALWAYS_SEEN, "banned", "parked", "returned", "lapsed", "expired", "completed late")
 VISITORS = 12
 OVERLAP = 200
 LONGEST_LIFE_S = 1.6
@@ -41,13 +68,18 @@ class Outcome:
 
     report: Report
     kills: Counter[str]
-    seconds: float
-    records: int
-    cuts: int
-    losses: int
-    unfinished: int
-    batches: int
-    by_hand: int
+    seconds: float = 0.0
+    records: int = 0
+    cuts: int = 0
+    losses: int = 0
+    unfinished: int = 0
+    batches: int = 0
+    by_hand: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+
+    def unseen(self, kinds: Iterable[str] = KINDS_TO_SEE) -> list[str]:
+        """Return the kinds of records that never came, so that the run says nothing of them."""
+        return [kind for kind in kinds if not self.kinds[kind]]
 
     def table(self) -> str:
         """Return where the kills fell, and upon what."""
@@ -57,15 +89,23 @@ class Outcome:
         )
         rows.append(f"  {self.losses} connections were lost under a request")
         rows.append(f"  {self.records} records, {self.batches} batches released by the pacer, {self.by_hand} by hand")
-        return "\n".join(["kills by moment:", *rows])
+        return "\n".join(["kills by moment:", *rows, self.told_by_kind()])
+
+    def told_by_kind(self) -> str:
+        """Return how many records of each kind the log has, and which kinds it has not."""
+        counts = ", ".join(f"{kind} {count}" for kind, count in self.kinds.most_common() if count)
+        unseen = f"\n  NOT SEEN, so not tested: {', '.join(self.unseen())}" if self.unseen() else ""
+        return f"  by kind: {counts}{unseen}"
 
 
 class Ordeal:
     """One run: a daemon that is killed and started again, and everybody who talks to it."""
 
-    def __init__(self, folder: Path, kills: int, seed: int) -> None:
+    def __init__(self, folder: Path, kills: int, seed: int, patience: str = "both") -> None:
         self._data = folder / "data"
         self._kills_due = kills
+        self._hasty_from = {"long": kills, "short": 0, "both": kills // 2}[patience]
+        self._long_lives = kills // KILLS_PER_LONG_LIFE
         self._chance = random.Random(seed)
         self._address = Address()
         self._daemon: Daemon | None = None
@@ -75,7 +115,7 @@ class Ordeal:
         self._segments: set[str] = set()
         self._unfinished = 0
         self._visitors = [Visitor(self._address, i, random.Random(f"{seed}-{i}")) for i in range(VISITORS)]
-        self._operator = Operator(self._address, VISITORS)
+        self._operator = Operator(self._address, VISITORS, self._arrival_of_somebody)
         self._observer = Observer(self._address, VISITORS + 1)
         self.kills: Counter[str] = Counter()
 
@@ -83,7 +123,7 @@ class Ordeal:
         """Kill, start again, and judge."""
         started_s = time.monotonic()
         try:
-            async with asyncio.timeout(60 + 12 * self._kills_due):
+            async with asyncio.timeout(90 + 12 * self._kills_due + LONG_LIFE_S * self._long_lives):
                 await self._start()
                 await self._prepare()
                 async with asyncio.TaskGroup() as tasks:
@@ -113,7 +153,11 @@ class Ordeal:
             unfinished=self._unfinished,
             batches=released[False],
             by_hand=released[True],
+            kinds=Counter("completed late" if line.late else line.kind for line in evidence.log),
         )
+
+    def _arrival_of_somebody(self, chance: random.Random) -> int | None:
+        return chance.choice(self._visitors).arrival_of_somebody()
 
     async def _prepare(self) -> None:
         assert self._daemon is not None
@@ -122,6 +166,8 @@ class Ordeal:
 
     async def _kill_and_restart(self) -> None:
         while self.kills.total() < self._kills_due:
+            if not self._address.is_hasty and self.kills.total() >= self._hasty_from:
+                await self._lose_patience()
             moment = self._chance.choices(("load", "batch", "snapshot", "start"), (30, 25, 30, 15))[0]
             await self._let_live(moment)
             await self._kill(moment)
@@ -130,8 +176,18 @@ class Ordeal:
             await self._start()
         await asyncio.sleep(self._chance.uniform(0.5, 1.5))
 
+    async def _lose_patience(self) -> None:
+        """From now on windows are short and some fall silent."""
+        assert self._daemon is not None
+        await asyncio.to_thread(self._daemon.admin, "PATCH", ADMIN, HASTY)
+        self._address.is_hasty = True
+
     async def _let_live(self, moment: str) -> None:
         """Wait for the moment of the kill."""
+        is_late = self.kills.total() >= self._kills_due * 4 // 5
+        if self._address.is_hasty and self._long_lives and is_late:
+            self._long_lives -= 1
+            await asyncio.sleep(LONG_LIFE_S)
         if moment == "start":
             await asyncio.sleep(self._chance.uniform(0, 0.08))
         elif moment == "batch":
@@ -201,12 +257,12 @@ class Ordeal:
         self._log += [line for line in read if not known or line.lsn > max(known)]
 
     async def _take_evidence(self) -> Evidence:
-        """Pause the event, so that nothing changes any more, and ask for everything there is."""
+        """Pause the event, so that nothing changes by itself any more, and ask for everything there is."""
         assert self._daemon is not None
         await asyncio.to_thread(self._daemon.admin, "POST", f"{ADMIN}/pause", {"reason": "the end"})
-        await self._read_records()
-        self._note_segments()
         final = await self._ask_for_places()
+        await self._read_records()  # after everybody was heard: who was parked has come back with it
+        self._note_segments()
         status = await asyncio.to_thread(self._daemon.stop)
         assert status == 0, f"the daemon ended with {status}"
         verified = await asyncio.to_thread(cli, "verify", self._data)
@@ -232,9 +288,10 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.scenarios.crash", description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--patience", choices=PATIENCES, default="both", help="how long windows and timeouts are")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="stanchion-crash-") as folder:
-        outcome = asyncio.run(Ordeal(Path(folder), options.kills, options.seed).run())
+        outcome = asyncio.run(Ordeal(Path(folder), options.kills, options.seed, options.patience).run())
     print(outcome.table())
     print(f"{options.kills} kills, seed {options.seed}, {outcome.seconds:.0f} s: {outcome.report.explain()}")
     return 0 if outcome.report.ok else 1

@@ -1,13 +1,14 @@
-"""Those who talk to a daemon that dies and comes back: visitors, an operator, and an observer of the counts.
+"""Those who talk to a daemon that dies and comes back: an operator, an observer of the counts, and what all share.
 
 Each has one connection at a time, follows the daemon from life to life, insists on an answer where repeating is safe,
-and writes down what it was answered before it goes on.
+and writes down what it was answered before it goes on. Visitors and the site are in `tests.scenarios.visitors`.
 """
 
 import asyncio
 import random
 import time
-from collections import deque
+from base64 import urlsafe_b64decode
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,9 +37,30 @@ class Released(msgspec.Struct):
     version: int
 
 
+class Refusal(msgspec.Struct):
+    """What is looked at in a refusal."""
+
+    code: str
+
+
+class Managed(msgspec.Struct):
+    """What an operator is answered about one place."""
+
+    place: PlaceReply
+
+
+class PassClaims(msgspec.Struct):
+    """What is looked at in a pass: the name of the admission."""
+
+    jti: str
+
+
 @dataclass(slots=True)
 class Address:
-    """Where the daemon listens now; it moves with every restart. `life` counts the restarts."""
+    """Where the daemon listens now; it moves with every restart.
+
+    `life` counts the restarts; `is_hasty` says that windows are short and some fall silent.
+    """
 
     url: str = ""
     life: int = 0
@@ -46,6 +68,7 @@ class Address:
     admin_key: str = ""
     moved: asyncio.Event = field(default_factory=asyncio.Event)
     over: bool = False
+    is_hasty: bool = False
 
     def move(self, daemon: Daemon) -> None:
         """Tell everybody of a new life."""
@@ -96,7 +119,7 @@ class Client:
             await asyncio.sleep(0.02)
 
     def note(self, op: str, reply: Reply, sent_s: float, place: PlaceReply, **more: Any) -> None:
-        """Write down an answer."""
+        """Write down an answer, with the name of the pass in it."""
         entry = Entry(
             self.index,
             op,
@@ -110,148 +133,52 @@ class Client:
             place.position,
             place.epoch,
             place.version,
+            jti=jti_of(place.pass_),
         )
         self.history.append(entry._replace(**more))
+
+    def note_refusal(self, op: str, reply: Reply, sent_s: float, **about: Any) -> None:
+        """Write down that something was refused; anything but a refusal is a complaint."""
+        if 400 <= reply.status < 500:
+            code = reply.json(Refusal).code
+            self.history.append(Entry(self.index, op, sent_s, reply.answered_s, refusal=code)._replace(**about))
+        else:
+            self.complain(op, reply, about)
 
     def complain(self, op: str, reply: Reply, about: object) -> None:
         """Note that something acknowledged before is now refused."""
         self.complaints.append(f"{op} of {about} was answered {reply.status} {reply.body[:200]!r}")
 
 
-@dataclass(slots=True)
-class Held:
-    """A place a visitor holds."""
-
-    user_id: str
-    number: int
-    arrival: int
-    token: str = field(repr=False)
-    key: str
-    body: dict[str, str]
-
-
-class Visitor(Client):
-    """A client who joins for many people, asks for their places, leaves, and completes as the site does."""
-
-    def __init__(self, address: Address, index: int, chance: random.Random) -> None:
-        super().__init__(address, index)
-        self.tokens: dict[int, str] = {}
-        self._chance = chance
-        self._held: deque[Held] = deque()
-        self._joined = 0
-
-    async def run(self) -> None:
-        """Do one thing after the other until it is over."""
-        actions = {self.join: 50, self.look: 25, self.leave: 6, self.join_again: 6, self.return_: 3, self.slip: 2}
-        while not self.address.over:
-            action = self._chance.choices(list(actions), list(actions.values()))[0]
-            await action()
-
-    async def join(self) -> None:
-        """Join for somebody new, with a key; one in four lets the server make the id."""
-        self._joined += 1
-        name = f"v{self.index}-{self._joined}"
-        await self._join({} if self._joined % 4 == 0 else {"user_id": name}, f"key-{name}")
-
-    async def _join(self, body: dict[str, str], key: str) -> None:
-        reply, sent_s = await self.insist(request("POST", f"{EVENT}/join", body, key=key))
-        assert reply.status in (200, 201), reply.body
-        place = reply.json(PlaceReply)
-        if place.token is None:
-            self.complain("join", reply, f"key {key}, which held this place or nobody's")
-            return
-        self.note("join", reply, sent_s, place, key=key)
-        if place.arrival not in self.tokens:
-            self.tokens[place.arrival] = place.token
-            self._held.append(Held(place.user_id, place.number, place.arrival, place.token, key, body))
-
-    async def join_again(self) -> None:
-        """Repeat a join that was answered before."""
-        if self._held:
-            held = self._chance.choice(self._held)
-            await self._join(held.body, held.key)
-
-    async def slip(self) -> None:
-        """Join without key and id; when the connection is lost nobody knows what became of it."""
-        sent_s = time.monotonic()
-        try:
-            reply = await self.ask(request("POST", f"{EVENT}/join", {}))
-        except OSError:
-            self.history.append(Entry(self.index, "join", sent_s, None))
-            return
-        if reply.status == 201:
-            place = reply.json(PlaceReply)
-            self.note("join", reply, reply.sent_s, place)
-            self.tokens[place.arrival] = place.token or ""
-
-    async def look(self) -> None:
-        """Ask for the place of the one who waits longest, or of anybody; the site completes whoever is ready."""
-        if not self._held:
-            return
-        held = self._held[0] if self._chance.random() < 0.7 else self._chance.choice(self._held)
-        try:
-            reply = await self.ask(request("GET", f"{EVENT}/position", bearer=held.token))
-        except OSError:
-            return
-        if reply.status != 200:
-            self.complain("position", reply, held)
-            self._held.remove(held)
-            return
-        place = reply.json(PlaceReply)
-        self.note("position", reply, reply.sent_s, place)
-        if place.status == "ready":
-            await self._complete(held)
-        elif place.status != "waiting":
-            self._held.remove(held)
-
-    async def _complete(self, held: Held) -> None:
-        body = {"user_id": held.user_id}
-        reply, sent_s = await self.insist(request("POST", f"{EVENT}/complete", body, bearer=self.address.site_key))
-        self._held.remove(held)
-        if reply.status == 200:
-            self.note("complete", reply, sent_s, reply.json(PlaceReply), arrival=held.arrival, position=None)
-        else:
-            self.complain("complete", reply, held)
-
-    async def leave(self) -> Held | None:
-        """Give somebody's place up."""
-        if not self._held:
-            return None
-        held = self._chance.choice(self._held)
-        self._held.remove(held)
-        reply, sent_s = await self.insist(request("POST", f"{EVENT}/leave", {}, bearer=held.token))
-        if reply.status != 204:
-            self.complain("leave", reply, held)
-            return None
-        self.note("leave", reply, sent_s, PlaceReply("", held.number, held.user_id, held.arrival))
-        return held
-
-    async def return_(self) -> None:
-        """Leave and come back with the same key: a new place at the end."""
-        held = await self.leave()
-        if held is not None:
-            await self._join(held.body, held.key)
-
-
 class Operator(Client):
-    """Releases by hand and changes a large page, so that segments fill."""
+    """Releases by hand, lets single ones in, takes places away, and changes a large page, so that segments fill."""
 
-    _releases = 0
+    def __init__(self, address: Address, index: int, arrivals: Callable[[random.Random], int | None]) -> None:
+        super().__init__(address, index)
+        self._arrivals = arrivals
+        self._actions = 0
 
     async def run(self, chance: random.Random) -> None:
-        """Work until it is over."""
+        """Work until it is over; `arrivals` picks somebody who holds a place."""
         while not self.address.over:
             with suppress(OSError):
-                if chance.random() < 0.15:
+                what = chance.random()
+                arrival = self._arrivals(chance) if what < 0.15 else None
+                if arrival is not None:
+                    await self.manage("admit" if what < 0.09 else "remove", arrival, is_ban=what > 0.13)
+                elif what < 0.3:
                     await self.release(chance.randrange(1, 20))
                 else:
                     await self.patch(f"{PAGE}{chance.random()}")
             await asyncio.sleep(0.02)
 
+    def _key(self, what: str) -> str:
+        self._actions += 1
+        return f"{what}-{self._actions}"
+
     async def release(self, count: int) -> None:
         """Let the next in, once, however often it must be asked for."""
-        self._releases += 1
-        key = f"release-{self._releases}"
+        key = self._key("release")
         body, bearer = {"count": count}, self.address.admin_key
         reply, sent_s = await self.insist(request("POST", f"{ADMIN}/release", body, bearer=bearer, key=key))
         if reply.status == 200:
@@ -259,6 +186,18 @@ class Operator(Client):
             self.note("release", reply, sent_s, PlaceReply("", told.released, version=told.version), key=key)
         if reply.status != 200 or told.released > count:
             self.complain("release", reply, f"{count}")
+
+    async def manage(self, op: str, arrival: int, *, is_ban: bool) -> None:
+        """Let one in, or take a place away; 409 where it has ended or the event is full."""
+        body: dict[str, object] = {"arrival": arrival, "reason": "as they asked"}
+        if op == "remove":
+            body["ban"] = is_ban
+        bearer, key = self.address.admin_key, self._key(op)
+        reply, sent_s = await self.insist(request("POST", f"{ADMIN}/{op}", body, bearer=bearer, key=key))
+        if reply.status == 200:
+            self.note(op, reply, sent_s, reply.json(Managed).place, epoch=None)
+        elif reply.status != 409:
+            self.complain(op, reply, arrival)
 
     async def patch(self, text: str) -> None:
         """Change the page."""
@@ -284,3 +223,11 @@ class Observer(Client):
                         self.released_more.set()
                     self.observed.append(Observed(reply.sent_s, reply.answered_s, released))
             await asyncio.sleep(0.01)
+
+
+def jti_of(pass_: str | None) -> str:
+    """Return the name of the admission that a pass stands for, "" without one."""
+    if pass_ is None:
+        return ""
+    claims = pass_.split(".")[1]
+    return msgspec.json.decode(urlsafe_b64decode(claims + "=" * (-len(claims) % 4)), type=PassClaims).jti
