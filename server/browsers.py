@@ -28,8 +28,9 @@ def first_of(headers: CIMultiDictProxy[str], name: istr) -> str:
 
 
 def host_of(request: web.BaseRequest) -> str:
-    """Return the host a browser asked for, with its port, through whatever proxies."""
-    return first_of(request.headers, FORWARDED_HOST) or request.headers.get(hdrs.HOST, "")
+    """Return the host a browser asked for, with its port, through whatever proxies; "" for none."""
+    host = first_of(request.headers, FORWARDED_HOST) or request.headers.get(hdrs.HOST, "")
+    return host if host.isascii() else ""
 
 
 def is_plain_loopback(request: web.BaseRequest) -> bool:

@@ -13,7 +13,7 @@ LONGEST_RETURN_TO = 2048
 _ADDRESS = re.compile(
     r"(?P<scheme>https?)://(?P<host>[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
     r"(?P<rest>(?:[/?#][^\x00-\x1f\x7f\\]*)?)",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,  # without ASCII, "ſ" is an "s" and the Kelvin sign a "k"
 )
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _KEPT = "%/?#[]@!$&'()*+,;=:~"
