@@ -19,6 +19,7 @@ from engine.errors import Refused
 from engine.identities import is_identity
 from engine.tokens import LONGEST_TOKEN, QueueToken, proof_of
 from engine.views import DrawView, EventView, Place
+from server.browsers import cookie_of
 from server.mint import Mint
 from server.wire import BeaconAnswer, DrawAnswer, EstimateAnswer, EventAnswer, PlaceAnswer, UnprovenPlace
 
@@ -99,7 +100,7 @@ class PlaceDesk:
         """Return the claims of the token a request carries, as bearer or (GETs only) as the page's cookie."""
         token = bearer_of(request)
         if token is None and cookie and hdrs.COOKIE in request.headers:
-            token = cookie_of(request, event_id)
+            token = cookie_of(request, f"stanchion-{event_id}")
         if token is None:
             raise Refused("bad_token", "a queue token is required: Authorization: Bearer …")
         return self.check(token, event_id)
@@ -232,12 +233,6 @@ def enter_url_of(event_id: str, pass_: str, return_to: str | None) -> str | None
     parts = urlsplit(return_to)
     query = urlencode({"event": event_id, "pass": pass_, "to": return_to}, quote_via=quote)
     return f"{parts.scheme}://{parts.netloc}/.stanchion/enter?{query}"
-
-
-def cookie_of(request: web.BaseRequest, event_id: str) -> str | None:
-    """Return the queue token in the page's cookie."""
-    name = f"stanchion-{event_id}"
-    return request.cookies.get(f"__Host-{name}") or request.cookies.get(name)
 
 
 def progress_of(place: Place, position: int | None) -> float:
