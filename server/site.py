@@ -8,6 +8,7 @@ the session runs.
 from engine.actor import Whom
 from engine.backend import Backend
 from engine.errors import Refused
+from engine.identities import subject_of
 from engine.tokens import SessionToken
 from engine.views import Session
 from server.answers import Answer, json_answer
@@ -68,22 +69,25 @@ class SiteApi:
     async def complete(self, call: Call) -> Answer:
         """End a released visitor's stay in the booking flow; frees the slot at once; repeating it is harmless."""
         actor = self._gate.site(call.request, call.event_id)
-        whom = self._whom(call)
+        whom = await self._whom(call)
         place = await self._backend.complete(call.event_id, whom, call.body.outcome, actor)
         return json_answer(CompletedAnswer(place.user_id, place.number, place.status, place.version))  # type: ignore[arg-type]
 
     async def extend(self, call: Call) -> Answer:
         """Give an active visitor more time, within session_max_s of the redeem."""
         actor = self._gate.site(call.request, call.event_id)
-        session = await self._backend.extend_session(call.event_id, self._whom(call), actor)
+        session = await self._backend.extend_session(call.event_id, await self._whom(call), actor)
         now_ms = self._mint.now_ms()
         limit_ms = session.began_wall_ms + session.limit_length_ms
         token = self._token(session, self._epoch, session.began_wall_ms, max(limit_ms, now_ms + session.limit_left_ms))
         ends = (now_ms + session.left_ms, now_ms + session.limit_left_ms)
         return json_answer(SessionAnswer(session.user_id, session.number, "active", token, *ends))
 
-    def _whom(self, call: Call) -> Whom:
-        """Return whom the body names: by user_id, pass or session, exactly one of them."""
+    async def _whom(self, call: Call) -> Whom:
+        """Return whom the body names: by user_id, pass or session, exactly one of them.
+
+        An event that is made anew counts from 1 again, so a pass or session must be of whoever has its number now.
+        """
         body, event_id = call.body, call.event_id
         pass_ = getattr(body, "pass_", None)
         if sum(part is not None for part in (body.user_id, pass_, body.session)) != 1:
@@ -91,8 +95,14 @@ class SiteApi:
         if body.user_id is not None:
             return Whom(user_id=check_user_id(body.user_id))
         if body.session is not None:
-            return Whom(arrival=self.session_of(event_id, body.session).arrival)
-        return Whom(number=self._mint.passes.check(pass_ or "", event_id, self._epoch).num)
+            session = self.session_of(event_id, body.session)
+            whom, subject = Whom(arrival=session.arrival), subject_of(event_id, session.user_id)
+        else:
+            claims = self._mint.passes.check(pass_ or "", event_id, self._epoch)
+            whom, subject = Whom(number=claims.num), claims.sub
+        if subject_of(event_id, (await self._backend.find(event_id, whom)).user_id) != subject:
+            raise Refused("not_found", "nobody here holds this pass or session")
+        return whom
 
     async def keys(self, call: Call) -> Answer:
         """Answer the public keys of passes and receipts; a new key is here five minutes before it signs."""
