@@ -57,6 +57,7 @@ class Judge:
         self.arrival_of: dict[int, int] = {}
         self.batches: list[tuple[int, int]] = []
         self.commitment = ""
+        self.last_arrival = 0
         self.state = "draft"
 
     def take(self, record: Record) -> None:
@@ -69,6 +70,8 @@ class Judge:
             case Opened():
                 self._opened(record)
             case Joined():
+                assert record.arrival > self.last_arrival, f"arrival {record.arrival} was given out before"
+                self.last_arrival = record.arrival
                 self._joined(record.arrival, Seen(record.user_id, record.key, record.size, record.level))
             case Readmitted():
                 self._joined(record.arrival, Seen(record.user_id, record.key, 1))
@@ -80,7 +83,9 @@ class Judge:
                 self._let_in(record.arrival)
             case Redeemed():
                 self._redeemed(record)
-            case Purged() | Deleted():
+            case Purged():
+                self.places.clear()
+            case Deleted():
                 self.__init__()  # type: ignore[misc]
             case Returned():
                 self._move(record.arrival, "parked", "waiting")
@@ -145,6 +150,7 @@ class Judge:
     def _redeemed(self, record: Redeemed) -> None:
         self._move(record.arrival, "ready", "active")
         redeemed = self.places[record.arrival].redeemed
+        assert record.assumed == (record.jti == ""), "a session is assumed exactly where no pass was shown"
         assert record.jti not in redeemed, f"pass {record.jti} let in twice"
         redeemed.add(record.jti)
 
