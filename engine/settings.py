@@ -6,7 +6,7 @@ checks bounds and relations together and reports every problem at once. Names an
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
 from engine.errors import Refused
@@ -57,8 +57,8 @@ class Settings:
     retention_s: int = 2_592_000
 
     def as_map(self) -> dict[str, object]:
-        """Return the settings as plain JSON-like values, in the order of KNOBS."""
-        plain = asdict(self)
+        """Return the settings as plain JSON-like values, in the order of KNOBS; maps in it are not to be changed."""
+        plain = {name: getattr(self, name) for name in KNOBS}
         plain["return_to_origins"] = list(self.return_to_origins)
         return plain
 

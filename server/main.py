@@ -296,7 +296,7 @@ def _announce(config: Config, ports: Ports, engine: Engine, new_keys: Keys | Non
     lines = [f"Stanchion listens on {url}{admin} (epoch {status.epoch}; {'; '.join(engine.found)})"]
     if config.demo:
         join = f"{url}/v1/events/{DEMO_EVENT}/join"
-        lines.append(f"Demo event: {url}/v1/events/{DEMO_EVENT} lets five in every ten seconds. Join it:")
+        lines.append(f"Demo event: five are let in every ten seconds. Wait for your turn at {url}/w/{DEMO_EVENT}, or:")
         lines.append(f"  curl -X POST {join} -H 'Content-Type: application/json' -d '{{\"user_id\": \"u1\"}}'")
     if new_keys is not None and sys.stdout.isatty():
         lines.append(f"Admin key, shown this once (it is in {config.data / FOLDER / 'admin.key'}): {new_keys.admin}")

@@ -6,10 +6,13 @@ used up by what it does, across a restart and on any process that serves the vis
 
 from engine.actor import Holder
 from engine.backend import Backend
+from engine.errors import Refused
 from engine.tokens import TRANSFER_CODE_LIFE_S, proof_of
 from engine.views import Place
 from server.mint import Mint
 from server.wire import TransferAnswer
+
+ENDED = frozenset(("completed", "expired", "left", "removed"))
 
 
 class Moving:
@@ -21,7 +24,11 @@ class Moving:
         self._url = url
 
     def offer(self, place: Place) -> TransferAnswer:
-        """Return a code for the holder of a place."""
+        """Return a code for the holder of a place; raises Refused where there is nothing left to move."""
+        if not place.proven:
+            raise Refused("read_only", "this place has moved to another device; this token only reads")
+        if place.status in ENDED:
+            raise Refused("conflict", f"this place is {place.status}", reason="ended")
         now_s = self._mint.now_s()
         code = self._mint.transfers.mint(place.event_id, place.user_id, place.arrival, place.generation, now_s)
         url = f"{self._url}/w/{place.event_id}?code={code}"

@@ -27,10 +27,9 @@ from engine.errors import Refused
 from engine.tokens import QUEUE_TOKEN_LIFE_S, QueueToken
 from engine.views import EventView, Place
 from server.answers import HTML, Answer, problem_answer
-from server.api import ENDED
 from server.browsers import cookie_line, cookie_of, navigates
 from server.docs_page import content_security_policy
-from server.moving import Moving
+from server.moving import ENDED, Moving
 from server.own_origin import check_same_origin, own_origin
 from server.page_words import Sentence, Told, Words, words_of_event, words_of_place, words_of_refusal
 from server.places import PlaceDesk, holder_of
@@ -280,10 +279,6 @@ class WaitingPage:
         """Show a one-time code that moves the place of the page's cookie to another device."""
         visit = await self._visit_to_write(call)
         place = await self._desk.touch(self._claims(call))
-        if not place.proven:
-            raise Refused("read_only", "this place has moved to another device; this token only reads")
-        if place.status in ENDED:
-            raise Refused("conflict", f"this place is {place.status}", reason="ended")
         offer = self._moving.offer(place)
         shown = self._shown(visit, _WORDS_OF_MOVING)
         url = f"{own_origin(call.request, self._url)}{visit.address(code=offer.code)}"
