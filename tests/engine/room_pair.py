@@ -158,9 +158,8 @@ class Pair:
     def look(self, whose: str | Row, older: int = 0) -> None:
         """Read a place without presence."""
         holder = self.holder(whose, older)
-        self.both(
-            lambda: self.check_place(self.model.held(holder), None), lambda: self.room.held_place(holder, self.now_ms)
-        )
+        both = self.both(lambda: self.model.held(holder), lambda: self.room.held_place(holder, self.now_ms))
+        self._same_place(both, proven=both is not None and holder.generation >= both[0].generation)
 
     def leave(self, whose: str | Row, older: int = 0) -> None:
         """Give a place up."""
@@ -245,12 +244,12 @@ class Pair:
         """Change settings."""
         self.both(lambda: self.model.configure(changes, by), lambda: self.room.configure(changes, by, self.now_ms))
 
-    def lobby(self, beacon: str | None = None) -> None:
+    def lobby(self, beacon: str | None = None, by: By = OPS) -> None:
         """Open the lobby."""
         draw_id = f"draw{self.epoch}"
         self.both(
             lambda: self.model.event.open_lobby(SECRET, beacon),
-            lambda: self.room.control("lobby", OPS, self.now_ms, draw_id=draw_id, secret=SECRET, beacon=beacon),
+            lambda: self.room.control("lobby", by, self.now_ms, draw_id=draw_id, secret=SECRET, beacon=beacon),
         )
 
     def open(self, by: By = OPS, beacon: str | None = None) -> None:
@@ -270,9 +269,9 @@ class Pair:
         now_ms = self.now_ms
         self.both(lambda: self.model.event.pause(by, now_ms), lambda: self.room.control("pause", by, now_ms))
 
-    def resume(self) -> None:
+    def resume(self, by: By = OPS) -> None:
         """Go on."""
-        self.both(lambda: self.model.event.resume(self.now_ms), lambda: self.room.control("resume", OPS, self.now_ms))
+        self.both(lambda: self.model.event.resume(self.now_ms), lambda: self.room.control("resume", by, self.now_ms))
 
     def close(self, by: By = OPS, outcome: str | None = None) -> None:
         """Close the event."""
@@ -299,17 +298,20 @@ class Pair:
         """Release by hand, in as many slices as it takes."""
         self._release(count, count, OPS, manual=True)
 
-    def tick(self) -> None:
-        """Let the pacer look; a batch that is due leaves in as many slices as it takes."""
+    def tick(self, between: Callable[[], None] = lambda: None) -> None:
+        """Let the pacer look; a batch that is due leaves in as many slices as it takes, with something in between."""
         passthrough = self.model.settings.queueing == "passthrough"
         due = self.model.event.tick(self.now_ms)
         batch = self.room.tick(self.now_ms)
         assert due or passthrough or not batch, "a batch is due too soon"
         assert passthrough or batch <= self.model.settings.batch_size, "more than a batch is due"
         if due or batch:
-            self._release(batch, 10**9 if passthrough else self.model.settings.batch_size, PACER, manual=False)
+            most = 10**9 if passthrough else self.model.settings.batch_size
+            self._release(batch, most, PACER, manual=False, between=between)
 
-    def _release(self, count: int, most: int, by: By, *, manual: bool) -> None:
+    def _release(
+        self, count: int, most: int, by: By, *, manual: bool, between: Callable[[], None] = lambda: None
+    ) -> None:
         """Every slice ends where the model says, and when no more is to come nothing was forgotten.
 
         `count` is what the room said is due, `most` what the rate or the operator allows.
@@ -319,6 +321,7 @@ class Pair:
             if done is None:
                 return
             count, most = count - done, most - done
+            between()
         raise AssertionError("slices do not end")
 
     def _slice(self, count: int, most: int, by: By, *, manual: bool) -> int | None:
@@ -389,18 +392,12 @@ class Pair:
         self.model = cut.model.copy()
         self.now_ms = self.venue.outbox.last_ms
         self.captured = None
-        self.epoch += 1
-        self.start(lost=lost)
-        self.commit()
-
-    def start(self, *, lost: bool) -> None:
-        """Begin an epoch."""
-        gap = venues.RENUMBER_GAP if lost else 0
-        self.start_ms = self.now_ms
+        self.epoch, self.start_ms = self.epoch + 1, self.now_ms
         self.venue.start(self.epoch, self.now_ms, self.wall_ms, "a tail" if lost else None)
         if "e1" in self.venue.rooms:
             self.model.drawn()
-            self.model.start(self.now_ms, self.wall_ms, self.epoch, gap)
+            self.model.start(self.now_ms, self.wall_ms, self.epoch, venues.RENUMBER_GAP if lost else 0)
+        self.commit()
 
     def _rebuilt(self, log: Sequence[Record]) -> RecordingVenue:
         """Replay a log; and from a snapshot with the log behind it the same comes out, to go on with."""

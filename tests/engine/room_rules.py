@@ -27,7 +27,7 @@ from tests.engine import room_walks
 from tests.engine.room_mutants import Mutant, all_mutants
 
 ROOT = Path(__file__).parent.parent.parent
-MODULES_OF_WALKS = tuple(f"tests.engine.room_walks_{its}" for its in ("pace", "windows", "identity", "opening"))
+MODULES_OF_WALKS = tuple(f"tests.engine.room_walks_{its}" for its in ("pace", "windows", "identity", "opening", "lost"))
 LONGEST_S = 120
 LIKELY = 150
 SEEDS = (1, 2, 3)

@@ -5,6 +5,7 @@ anything that is about to be over. `room_pair` gives each input to both and comp
 records of the whole history in the end and judges the promises from them alone.
 """
 
+from collections.abc import Callable
 from unittest.mock import patch
 
 import pytest
@@ -44,10 +45,11 @@ PROFILES: dict[str, dict[str, object]] = {
     "passthrough": {"queueing": "passthrough"},
     "reject": {"queueing": "reject"},
     "signed": {"join_policy": "signed", "max_active": 5, "batch_size": 3},
+    "signed lobby": {"join_policy": "signed", "lobby": True, "max_active": 5, "batch_size": 3},
     "offline": {"redemption": "offline"},
     "no cap": {"max_active": None, "max_waiting": None, "grace_s": 0},
 }
-WITH_LOBBY = ("lobby", "beacon")
+WITH_LOBBY = ("lobby", "beacon", "signed lobby")
 NOBODY = By("ops")
 
 anybody = st.sampled_from(USERS)
@@ -124,6 +126,20 @@ class RoomMachine(RuleBasedStateMachine):
         self.pair.wait(self.pair.model.event.next_release_ms(self.pair.now_ms) or 0)
         self.pair.tick()
 
+    @rule(data=st.data(), what=st.sampled_from(["leave", "touch", "join", "cap", "pause", "close", "commit"]))
+    def something_happens_between_two_slices(self, data: st.DataObject, what: str) -> None:
+        between: dict[str, Callable[[], None]] = {
+            "leave": lambda: self.somebody_leaves(data.draw(anybody), 0),
+            "touch": lambda: self.somebody_is_heard_of(data.draw(anybody), True, 0),
+            "join": lambda: self.somebody_joins(data.draw(anybody), 1),
+            "cap": lambda: self.an_operator_changes_the_pace(data.draw(st.integers(2, 6)), 3, OPS),
+            "pause": self.pair.pause,
+            "close": self.pair.close,
+            "commit": self.pair.commit,
+        }
+        self.pair.wait(self.pair.model.event.next_release_ms(self.pair.now_ms) or 0)
+        self.pair.tick(between[what])
+
     # ---- visitors ---------------------------------------------------------------------------------
 
     @rule()
@@ -133,7 +149,7 @@ class RoomMachine(RuleBasedStateMachine):
 
     @rule(user_id=anybody, proof=proofs)
     def somebody_joins(self, user_id: str, proof: int) -> None:
-        if self.profile == "signed":
+        if self.profile.startswith("signed"):
             self.somebody_joins_with_a_token(user_id, proof)
         else:
             self.pair.join(user_id, proof)
