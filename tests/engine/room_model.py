@@ -200,7 +200,7 @@ class RoomModel:
             raise No("conflict")
         if self.event.state not in ("open", "paused" if manual else "open"):
             return 0, 0
-        taken, absent, free = [], [], self.free()
+        taken, absent, free = list[Row](), list[Row](), self.free()
         for row in self.line()[:walk]:
             if len(taken) == count or free == 0 or (self.present(row) and row.size > free):
                 break

@@ -106,13 +106,14 @@ def _ends(cell: str) -> list[str]:
 
 
 def _open_door(transitions: ModuleType, state: str) -> None:
-    transitions.JOIN_REFUSALS = MappingProxyType({k: v for k, v in JOIN_REFUSALS.items() if k != state})
+    closed = {its: refusal for its, refusal in JOIN_REFUSALS.items() if its != state}
+    vars(transitions)["JOIN_REFUSALS"] = MappingProxyType(closed)
 
 
 def _turn(transitions: ModuleType, state: str, name: str) -> None:
     fixed = transitions.FIXED[state]
     turned = {state: lambda its: fixed(its) != (its == name)}
-    transitions.FIXED = MappingProxyType({**transitions.FIXED, **turned})
+    vars(transitions)["FIXED"] = MappingProxyType({**transitions.FIXED, **turned})
 
 
 # ---- rules and what a snapshot keeps ------------------------------------------------------------------

@@ -16,12 +16,13 @@ from engine.identities import subject_of
 from engine.records import Record, kind_of
 from engine.room import Room
 from engine.views import Place, Session
+from tests.engine.event_model import No
 from tests.engine.room_judge import judge
-from tests.engine.room_model import LIVE, No, RoomModel, Row
-from tests.engine.rooms import PACER, SECRET, RecordingVenue, facts
-from tests.engine.rooms import WHY as OPS
+from tests.engine.room_model import LIVE, RoomModel, Row
+from tests.engine.rooms import PACER, SECRET, WHY, RecordingVenue, facts
 
 WALL_MS = 1_790_000_000_000
+OPS = WHY
 BACK_IN_LINE = ("lobby", "waiting", "parked")
 SMALL_GAP = 3
 

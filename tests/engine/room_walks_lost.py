@@ -67,7 +67,11 @@ def rule_lost_places_of_another_epoch_or_time_are_gone() -> Pair:
 
 
 def rule_lost_places_where_nobody_may_be() -> Pair:
-    pair = _lost(lambda pair: pair.join("u5", 5) and pair.remove("u5", ban=True))
+    def ban_u5(pair: Pair) -> None:
+        pair.join("u5", 5)
+        pair.remove("u5", ban=True)
+
+    pair = _lost(ban_u5)
     banned = next(its for its in pair.issued if its.holder.user_id == "u4")
     pair.remove("u3", ban=True)
     pair.readmit(banned._replace(holder=banned.holder._replace(user_id="u5")))

@@ -9,8 +9,9 @@ from engine.actor import By, Whom
 from engine.errors import Refused
 from engine.records import Opened
 from engine.settings import settings_from
-from tests.engine.room_pair import OPS, SECRET, Pair
+from tests.engine.room_pair import OPS, Pair
 from tests.engine.room_walks import NOBODY, SETTINGS, crowd, in_lobby, opened, waiting
+from tests.engine.rooms import SECRET
 
 SCHEDULE = By("schedule", "it is time")
 
@@ -245,7 +246,7 @@ def rule_settings_fixed_by_state() -> Pair:
         pair = make()
         changes = changed | {"lobby": not pair.model.settings.lobby}
         for name, value in changes.items():
-            pair.configure(**{name: value})
+            pair.configure(OPS, **{name: value})
         pair.configure(lobby=True, lobby_opens_at_ms=5_000)
         pair.configure(return_to="https://shop.example/x")
         pair.check()
@@ -267,7 +268,8 @@ def _closed() -> Pair:
 
 def rule_event_actions_in_draft() -> Pair:
     pair = Pair(**SETTINGS)
-    for step in (pair.resume, pair.pause, lambda: pair.release(1), lambda: pair.admit("u1"), pair.tick, pair.expire):
+    steps: list[Callable[[], object]] = [pair.resume, pair.pause, pair.tick, pair.expire]
+    for step in (*steps, lambda: pair.release(1), lambda: pair.admit("u1")):
         step()
         pair.check()
     pair.remove("u1")
