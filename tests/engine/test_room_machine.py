@@ -71,14 +71,22 @@ class RoomMachine(RuleBasedStateMachine):
     @initialize(
         profile=st.sampled_from(sorted(PROFILES)),
         slice_size=st.sampled_from([1, 2, 1_000]),
-        opened=st.sampled_from([True, True, True, False]),
+        begun=st.integers(0, 4),
     )
-    def an_event_of_some_kind(self, profile: str, slice_size: int, opened: bool) -> None:
+    def an_event_of_some_kind(self, profile: str, slice_size: int, begun: int) -> None:
+        """Begin a draft, an open event or a lobby, one with a crowd, one with some let in, one with some inside."""
         pacing.SLICE = slice_size
         self.profile = profile
         self.pair = Pair(**SMALL | PROFILES[profile])
-        if opened:
+        if begun > 0:
             self._begin()
+        if begun > 1:
+            self.a_crowd_joins()
+        if begun > 2:
+            self.pair.open(OPS, "42")
+            self.pair.release(2)
+        if begun > 3:
+            self.everybody_ready_redeems()
 
     def _begin(self) -> None:
         if self.profile in WITH_LOBBY:
@@ -222,11 +230,11 @@ class RoomMachine(RuleBasedStateMachine):
     def a_pass_of_nobody_is_shown(self, data: st.DataObject) -> None:
         self.pair.redeem(data.draw(st.sampled_from([9_999, 1, 2])), 1, "r9", user_id="somebody else")
 
-    @rule(data=st.data())
-    def everybody_ready_redeems(self, data: st.DataObject) -> None:
+    @rule(request=requests)
+    def everybody_ready_redeems(self, request: str | None = "r1") -> None:
         for row in self.pair.model.rows:
             if row.status == "ready" and row.number is not None:
-                self.pair.redeem(row.number, row.releases, data.draw(requests))
+                self.pair.redeem(row.number, row.releases, request)
 
     @rule(user_id=anybody)
     def the_site_asks_for_more_time(self, user_id: str) -> None:
