@@ -163,10 +163,10 @@ class Operator(Client):
         while not self.address.over:
             with suppress(OSError):
                 what = chance.random()
-                arrival = self._arrivals(chance) if what < 0.15 else None
+                arrival = self._arrivals(chance) if what < 0.3 else None
                 if arrival is not None:
-                    await self.manage("admit" if what < 0.09 else "remove", arrival, is_ban=what > 0.13)
-                elif what < 0.3:
+                    await self.manage("admit" if what < 0.15 else "remove", arrival, is_ban=what > 0.25)
+                elif what < 0.45:
                     await self.release(chance.randrange(1, 20))
                 else:
                     await self.patch(f"{PAGE}{chance.random()}")

@@ -68,7 +68,7 @@ async def redeem_at_once(self, *about):
     raise AssertionError("a redeem waits for something else than the log")
 
 def append_slowly(self, *frame):
-    time.sleep(0.03)
+    time.sleep(0.05)
     return append(self, *frame)
 
 async def durable_already(lsn):
@@ -97,6 +97,6 @@ async def test_a_daemon_that_answers_a_redeem_before_its_log_is_written_is_found
 ) -> None:
     for module in (crash, daemons):
         monkeypatch.setattr(module, "CLI", [sys.executable, "-c", REDEEMS_TOO_EARLY])
-    outcome = await Ordeal(tmp_path, 8, 3, "long").run()
-    assert "lost" in outcome.report.found(), outcome.report.summary()
-    assert any("redeem" in fault for fault in outcome.report.faults["lost"]), outcome.report.explain()
+    report = (await Ordeal(tmp_path, 6, 3, "long").run()).report
+    found = report.faults["lost"] + report.faults["changed_answer"]
+    assert any("redeem" in fault for fault in found), report.explain()
