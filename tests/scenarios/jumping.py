@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tests.server.daemons import Daemon
 
 # libfaketime is no library that a linker finds: Debian keeps it in a folder of its own, one for each architecture.
-FOLDERS = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/opt/homebrew/lib")
+FOLDERS = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
 NAME = "faketime/libfaketime.so.1"
 
 
