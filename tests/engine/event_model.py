@@ -37,6 +37,8 @@ class EventModel:
     started_ms: int = 0
     secret: bytes = b""
     beacon: str | None = None
+    value: str | None = None
+    drawn: tuple[int, ...] | None = None
     wrote: list[str] = field(default_factory=list)
 
     def time_ms(self, now_ms: int) -> int:
@@ -96,6 +98,7 @@ class EventModel:
             raise No("conflict")
         if how == "drawn" and self.beacon is not None and value is None:
             raise No("bad_request")
+        self.value = value if how == "drawn" and self.beacon is not None else self.value
         self.state, self.opened, self.reason, self.outcome = "open", True, None, None
         self.tick_ms = self.time_ms(now_ms)
         self.wrote.append("reopened" if how == "reopened" else "opened")

@@ -141,6 +141,7 @@ class RoomModel:
         seed = secret if beacon is None or value is None else hashlib.sha256(secret + value.encode()).digest()
         lobby = [row for row in self.rows if row.status == "lobby"]
         lobby.sort(key=lambda row: hashlib.sha256(seed + pack(">Q", row.arrival)).digest())
+        self.event.drawn = tuple(sorted(row.arrival for row in lobby))
         for number, row in enumerate(lobby, 1):
             row.status, row.drawn_late = "waiting", True
             self._number(row, number)
@@ -301,8 +302,7 @@ class RoomModel:
             yield "queue_full"
 
     def _shut(self, user_id: str) -> list[str]:
-        state = self.event.state
-        shut = {"draft": ["not_open"], "closed": ["closed"]}.get(state, [])
+        shut = {"draft": ["not_open"], "closed": ["closed"]}.get(self.event.state, [])
         return shut + ["banned"] * (user_id in self.banned)
 
     def _join_again(self, row: Row, entrant: Entrant, now_ms: int) -> bool:

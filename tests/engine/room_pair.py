@@ -17,13 +17,13 @@ from engine.records import Record, kind_of
 from engine.room import Room
 from engine.views import Place, Session
 from tests.engine.event_model import No
+from tests.engine.room_compare import compare, compare_place
 from tests.engine.room_judge import judge
-from tests.engine.room_model import LIVE, RoomModel, Row
+from tests.engine.room_model import RoomModel, Row
 from tests.engine.rooms import PACER, SECRET, WHY, RecordingVenue, facts
 
 WALL_MS = 1_790_000_000_000
 OPS = WHY
-BACK_IN_LINE = ("lobby", "waiting", "parked")
 SMALL_GAP = 3
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ class Pair:
         if both is not None:
             row, place = both
             assert isinstance(row, Row)
-            self.check_place(row, place)
+            compare_place(self.room.ledger, self.model, self.now_ms, row, place)
             assert (place.fresh, place.proven) == (fresh, proven), f"fresh, proven: {place.fresh}, {place.proven}"
 
     def _same_session(self, both: tuple[Row, Session] | None) -> None:
@@ -422,64 +422,10 @@ class Pair:
 
     def check(self) -> None:
         """Compare everything that can be seen."""
-        room, model = self.room, self.model
         self._look_at_the_draw()
-        if not model.drawing:
+        if not self.model.drawing:
             self.venue.check()
-        for row in model.rows:
-            self.check_place(row, None)
-            self.check_session(row)
-        self._check_event()
-        live = [row.user_id for row in model.rows if row.status in LIVE]
-        assert len(live) == len(set(live)), "one identity holds two places"
-        fairness = answering.fairness(room.ledger)
-        assert (fairness.inversions, fairness.overshoot) == (0, 0), fairness
-
-    def _check_event(self) -> None:
-        room, model, now_ms = self.room, self.model, self.now_ms
-        view, stats = answering.view(room.ledger), answering.stats(room.ledger, now_ms)
-        assert (view.state, view.reason, view.outcome) == (model.event.state, model.event.reason, model.event.outcome)
-        assert view.message == model.event.message
-        assert view.settings == model.settings.as_map()
-        assert stats.inside == model.inside(), f"{stats.inside} inside, not {model.inside()}"
-        assert (stats.released_automatic, stats.released_manual) == tuple(model.released)
-        assert view.serving_number == model.serving_number
-        if model.settings.queueing != "passthrough":
-            assert answering.next_release_ms(room.ledger, now_ms) == model.event.next_release_ms(now_ms)
-        if not model.drawing:
-            assert view.waiting == len(model.line())
-            for status in (*LIVE, "completed", "expired", "left", "removed"):
-                assert stats.counts[status] == sum(row.status == status for row in model.rows), status
-
-    def check_place(self, row: Row, place: Place | None) -> None:
-        """Compare one place, as it stands or as it was answered."""
-        model = self.model
-        place = place or answering.place(self.room.ledger, row.arrival, self.now_ms)
-        drawing = model.drawing and row.drawn_late
-        status, number = row.status, row.number
-        if drawing and place.status in ("lobby", "closed") and place.number is None:
-            status, number = "lobby", None
-        shown = "closed" if model.event.state == "closed" and status in BACK_IN_LINE else status
-        assert (place.user_id, place.arrival) == (row.user_id, row.arrival)
-        assert (place.status, place.cause) == (shown, row.cause), f"{place.status} {place.cause}, not {shown}: {row}"
-        assert place.number == number or (drawing and place.number is None), f"number {place.number}, not {row}"
-        position = [its.arrival for its in model.line()].index(row.arrival) + 1 if status == "waiting" else None
-        exact = not model.drawing or not any(its.level for its in model.rows)
-        assert not exact or place.position == position, f"position {place.position}, not {position}: {row}"
-        assert (place.generation, place.release, place.joined_ms) == (row.generation, row.releases, row.joined_ms)
-        if status in ("ready", "active"):
-            event_ms = model.event.time_ms(self.now_ms)
-            left = max(0, row.until_ms - event_ms), max(0, row.limit_ms - event_ms)
-            assert (place.window_ms, place.limit_ms) == left, f"{place.window_ms}, {place.limit_ms}, not {left}"
-        else:
-            assert place.limit_ms is None
-
-    def check_session(self, row: Row) -> None:
-        """Compare what the site is told of a session."""
-        session = answering.session(self.room.ledger, row.arrival, self.now_ms)
-        seen = None if session is None else (session.status, session.left_ms, session.limit_left_ms)
-        assert seen == self.model.session(row, self.now_ms), f"session {seen} of {row}"
-        assert session is None or (session.user_id, session.number) == (row.user_id, row.number)
+        compare(self.room.ledger, self.model, self.now_ms)
 
     def finish(self) -> None:
         """Judge the whole history from its records alone."""

@@ -169,6 +169,8 @@ def rule_admissions_left_are_told_early() -> Pair:
     assert [reason == "unlikely" for reason in reasons] == [False, False, True, True], reasons
     pair.release(1)
     assert answering.stats(pair.room.ledger, pair.now_ms).admissions_left == 1
+    pair.configure(name="x")
+    assert answering.stats(pair.room.ledger, pair.now_ms).admissions_left == 1
     pair.configure(admissions_left=5)
     assert answering.stats(pair.room.ledger, pair.now_ms).admissions_left == 5
     return pair
