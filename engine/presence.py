@@ -49,8 +49,8 @@ class Presence:
         return self._clock_ms - self._seen_ms[arrival] <= timeout_s * 1000
 
     def last_seen_ms(self, arrival: int, now_ms: int) -> int:
-        """Return when somebody was heard last, for the record."""
-        return max(0, now_ms - (self._clock_ms - self._seen_ms[arrival]))
+        """Return when somebody was heard last, for the record; later than that where a silence of all was cut short."""
+        return max(0, min(now_ms, self._heard_ms) - (self._clock_ms - self._seen_ms[arrival]))
 
     def _advance(self, now_ms: int, settings: Settings) -> None:
         self._clock_ms += min(now_ms - self._heard_ms, settings.presence_timeout_s * 500)
