@@ -84,3 +84,6 @@ def _compare_draw(ledger: Ledger, model: RoomModel) -> None:
     assert (view.seed, view.beacon_value, view.count) == (seed, event.value, count)
     listed = None if drawn is None or model.drawing else sha256(pack(f">{len(drawn)}Q", *drawn)).hexdigest()
     assert view.entries_sha256 == listed
+    entries = answering.draw_entries(ledger, 0, 1_000) if listed is not None else []
+    assert [number for _, number in entries] == list(range(1, len(entries) + 1))
+    assert listed is None or tuple(sorted(arrival for arrival, _ in entries)) == drawn

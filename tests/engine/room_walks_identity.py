@@ -28,6 +28,18 @@ def rule_identity_spent_tokens() -> Pair:
     return pair
 
 
+def rule_identity_only_tokens_are_spent() -> Pair:
+    pair = opened()
+    for word in ("visitor", "site"):
+        pair.join("u1", 5, word=word)
+        pair.check()
+        pair.leave("u1")
+    pair.join("u1", 5, word="enqueue")
+    pair.leave("u1")
+    pair.join("u1", 5, word="enqueue")
+    return pair
+
+
 def rule_identity_signed_joins() -> Pair:
     pair = opened(join_policy="signed")
     pair.join("u1", 1)

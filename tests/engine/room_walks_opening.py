@@ -105,6 +105,20 @@ def rule_draw_finished_by_what_needs_it() -> Pair:
     return pair
 
 
+def rule_draw_is_public_after_all_are_forgotten() -> Pair:
+    pair = in_lobby()
+    crowd(pair, 4)
+    pair.open()
+    pair.finish_draw()
+    pair.close()
+    pair.wait(100_000)
+    pair.expire()
+    pair.check()
+    pair.open()
+    pair.join("u1", 1)
+    return pair
+
+
 def rule_draw_with_a_beacon() -> Pair:
     pair = in_lobby("noon", max_waiting=None)
     crowd(pair, 6)
