@@ -101,6 +101,18 @@ def rule_lost_places_in_a_lobby_are_drawn() -> Pair:
     return pair
 
 
+def rule_lost_places_readmitted_are_present() -> Pair:
+    pair = _lost()
+    for _ in range(3):
+        pair.wait(8_000)
+        pair.touch("u1")
+    pair.readmit(pair.issued[3])
+    pair.release(9)
+    pair.check()
+    assert [row.status for row in pair.model.rows] == ["ready", "parked", "parked", "ready"]
+    return pair
+
+
 def rule_lost_places_of_two_gaps() -> Pair:
     pair = _lost()
     pair.join("u7", 7)
