@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.scenarios.devices import EVENT, Doors
+from tests.scenarios.devices import EVENT, Device, Doors
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -173,21 +174,58 @@ async def test_two_tabs_of_one_visitor_are_one_place_and_one_admission(doors: Do
     assert await doors.counts() == {"active": 1, "left": 1}
 
 
+async def heard_again(doors: Doors, arrival: int) -> None:
+    """Wait until the server hears of somebody by itself."""
+    presence = doors.server.backend.venue.room("e1").ledger.presence
+    before_ms = presence.last_seen_ms(arrival, 10**15)
+    async with asyncio.timeout(5):
+        while presence.last_seen_ms(arrival, 10**15) == before_ms:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
 async def test_an_event_stream_is_present_as_long_as_its_connection_acknowledges(doors: Doors) -> None:
     streaming, silent, other = await doors.comes("streaming"), await doors.comes("silent"), await doors.comes("other")
     head = {"Accept": "text/event-stream", "Authorization": f"Bearer {streaming.token}"}
     async with doors.server.client.get(f"{doors.server.url}{EVENT}/updates", headers=head) as stream:
         assert (await asyncio.wait_for(_first_of(stream.content), 5))["position"] == 1
-        presence = doors.server.backend.venue.room("e1").ledger.presence
         for _ in range(2):
             await doors.live(10, other)
-            heard_ms = presence.last_seen_ms(1, 10**15)
-            async with asyncio.timeout(5):
-                while presence.last_seen_ms(1, 10**15) == heard_ms:  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
+            await heard_again(doors, 1)
         assert await doors.release(2) == (2, 1)
         assert (await asyncio.wait_for(_first_of(stream.content), 5))["type"] == "ready"
     assert (await silent.poll())["number"] == 2
+
+
+async def test_an_event_stream_whose_reader_takes_nothing_any_more_is_no_presence(doors: Doors) -> None:
+    frozen, streaming, other = await doors.comes("frozen"), await doors.comes("streaming"), await doors.comes("other")
+    head = {"Accept": "text/event-stream", "Authorization": f"Bearer {streaming.token}"}
+    with await frozen_stream(doors, frozen):
+        async with doors.server.client.get(f"{doors.server.url}{EVENT}/updates", headers=head):
+            for number in range(8):
+                text = {"text": f"{number} {'x' * 900}"}
+                assert (await doors.server.call("POST", "/v1/admin/events/e1/message", text))[0] == 200
+            for _ in range(2):
+                await doors.live(10, other)
+                await heard_again(doors, 2)
+            assert doors.server.hub.stats()["sockets"] == 2
+            assert await doors.release(1) == (1, 1), "the frozen one was stepped over"
+    assert (await doors.timeline("frozen"))[-1] == "parked"
+    place = await frozen.poll()
+    assert (place["status"], place["number"], place["position"]) == ("waiting", 1, 1)
+
+
+async def frozen_stream(doors: Doors, device: Device) -> socket.socket:
+    """Open an event stream over a connection with the smallest of buffers, from which nobody reads."""
+    raw, loop = socket.socket(), asyncio.get_running_loop()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    raw.setblocking(False)
+    await loop.sock_connect(raw, ("127.0.0.1", doors.server.port))
+    head = f"GET {EVENT}/updates HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n"
+    await loop.sock_sendall(raw, f"{head}Authorization: Bearer {device.token}\r\n\r\n".encode())
+    async with asyncio.timeout(5):
+        while not doors.server.hub.stats()["sockets"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    return raw
 
 
 # ---- a turn missed ----------------------------------------------------------------------------------------
