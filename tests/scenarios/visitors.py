@@ -72,15 +72,15 @@ class Visitor(Client):
     async def run(self) -> None:
         """Do one thing after the other until it is over."""
         actions: dict[Callable[[], Awaitable[object]], int] = {
-            self.join: 40,
-            self.look: 40,
+            self.join: 25,
+            self.look: 50,
             self.leave: 4,
             self.join_again: 5,
             self.return_: 3,
             self.slip: 2,
             self.transfer: 4,
             self.look_back: 2,
-            self.wake: 2,
+            self.wake: 3,
         }
         while not self.address.over:
             action = self._chance.choices(list(actions), list(actions.values()))[0]
