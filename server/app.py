@@ -290,7 +290,10 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> Answer:
-        """Turn what aiohttp's parser found into a problem; the connection ends, its framing is in doubt."""
+        """Turn what aiohttp's parser found into a problem; the connection ends, its framing is in doubt.
+
+        The traceback holds a frame that holds the error and the connection, and nobody collects such a ring here.
+        """
         if status >= 500:
             log.error("unexpected_error", exc_info=exc)
             refused = Refused("internal", "something went wrong here; it was logged")
@@ -298,6 +301,8 @@ class Connection(web.RequestHandler):
             refused = Refused("headers_too_large", "the request line or a header is too long, or there are too many")
         else:
             refused = Refused("bad_request", "this is not a well-formed HTTP request")
+        if exc is not None:
+            exc.__traceback__ = None
         answer = problem_answer(refused)
         answer.keep_alive = False
         return answer
