@@ -67,9 +67,19 @@ def _compare_event(ledger: Ledger, model: RoomModel, now_ms: int) -> None:
     if model.settings.queueing != "passthrough":
         assert answering.next_release_ms(ledger, now_ms) == event.next_release_ms(now_ms)
     if not model.drawing:
+        _compare_ranks(ledger, model)
         assert view.waiting == len(model.line())
         for status in (*LIVE, *ENDED):
             assert stats.counts[status] == sum(row.status == status for row in model.rows), status
+
+
+def _compare_ranks(ledger: Ledger, model: RoomModel) -> None:
+    """Whoever is pushed positions gets the same: of those who wait, and of some who do not in between."""
+    line = [row.arrival for row in model.line()]
+    everybody = [row.arrival for row in sorted(model.rows, key=lambda row: row.key) if row.number]
+    for arrivals in (line, everybody):
+        expected = [line.index(arrival) + 1 if arrival in line else 0 for arrival in arrivals]
+        assert answering.ranks(ledger, arrivals).positions == expected
 
 
 def _compare_draw(ledger: Ledger, model: RoomModel) -> None:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.engine import room_walks
+from tests.engine import room_pair, room_walks
 from tests.engine.room_mutants import Mutant, all_mutants
 
 ROOT = Path(__file__).parent.parent.parent
@@ -152,7 +152,7 @@ def _spoil(mutant: Mutant) -> None:
         for module in [module for name, module in sys.modules.items() if name.startswith("engine.")]:
             for table in {"FIXED", "JOIN_REFUSALS"} & set(vars(module)):
                 setattr(module, table, getattr(transitions, table))
-    vars(import_module("engine.venue"))["RENUMBER_GAP"] = 3
+    vars(import_module("engine.venue"))["RENUMBER_GAP"] = room_pair.SMALL_GAP
 
 
 def killer_of(mutant: Mutant, examples: int) -> str:

@@ -6,6 +6,7 @@ The whole campaign, with all walks and the machine behind the likely ones, is `p
 import pytest
 
 from tests.engine.room_mutants import Mutant, all_mutants
+from tests.engine.room_pair import SMALL_GAP
 from tests.engine.room_rules import campaign, judge_mutant, mutated_text, report, take, walks
 
 AS_IT_IS = Mutant("the room as it is", "join touch")
@@ -14,7 +15,8 @@ SKIPPED_IN_A_HURRY = 5
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_room_holds_on_the_walks() -> None:
+def test_the_room_holds_on_the_walks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.venue.RENUMBER_GAP", SMALL_GAP)
     names = walks()
     rules = [name for name in names if name.startswith("rule ")]
     assert len(rules) > 80 and len(names) > 6_000
