@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from tests.scenarios.faultless import BATCH, INTERVAL_MS, LIMITS
-from tests.scenarios.history import INSIDE, LIVE, Entry, Evidence, FinalPlace, LogLine
+from tests.scenarios.history import ENDED, INSIDE, LIVE, Entry, Evidence, FinalPlace, LogLine
 
 Mutation: TypeAlias = Callable[[Evidence, random.Random], Evidence | None]
 
@@ -426,6 +426,14 @@ def release_while_the_event_is_paused(evidence: Evidence, chance: random.Random)
     return None if at is None else with_new_line(evidence, at - 1, "paused")
 
 
+def show_another_end_than_is_on_record(evidence: Evidence, chance: random.Random) -> Evidence | None:
+    at = pick([arrival for arrival, place in evidence.final.items() if place.status in ENDED], chance)
+    if at is None:
+        return None
+    others = sorted(ENDED - {evidence.final[at].status})
+    return replace(evidence, final={**evidence.final, at: evidence.final[at]._replace(status=chance.choice(others))})
+
+
 MUTATIONS: dict[Mutation, set[str]] = {
     drop_a_place_from_the_state: {"lost"},
     drop_a_join_from_the_log: {"lost"},
@@ -467,4 +475,5 @@ MUTATIONS: dict[Mutation, set[str]] = {
     tell_a_wrong_status: {"wrong_status"},
     let_one_back_who_was_banned: {"banned"},
     release_while_the_event_is_paused: {"diverged"},
+    show_another_end_than_is_on_record: {"diverged"},
 }

@@ -47,9 +47,17 @@ def begun_ms(evidence: Evidence, at: int) -> int:
     return turns[-1]
 
 
-def let_a_place_expire_at_once(evidence: Evidence, chance: random.Random) -> Evidence | None:
-    """Write the end of a session or of the time of grace at the moment of its beginning."""
-    at = pick([at for at in of_kind(evidence, "expired") if not of_a_turn(evidence, at)], chance)
+def let_a_session_expire_at_once(evidence: Evidence, chance: random.Random) -> Evidence | None:
+    return expired_at_once(evidence, chance, "session")
+
+
+def let_grace_end_at_once(evidence: Evidence, chance: random.Random) -> Evidence | None:
+    return expired_at_once(evidence, chance, "absent")
+
+
+def expired_at_once(evidence: Evidence, chance: random.Random, cause: str) -> Evidence | None:
+    """Write the end of a session, or of the time that a parked place is kept, at the moment of its beginning."""
+    at = pick([at for at in of_kind(evidence, "expired") if evidence.log[at].cause == cause], chance)
     if at is None:
         return None
     arrival, begins = evidence.log[at].arrival, ("redeemed", "lapsed", "parked")
@@ -245,7 +253,8 @@ def call_a_token_old_that_is_not(evidence: Evidence, chance: random.Random) -> E
 
 MUTATIONS_OF_PASSES: dict[Mutation, set[str]] = {
     let_a_turn_lapse_too_early: {"cut_short"},
-    let_a_place_expire_at_once: {"cut_short"},
+    let_a_session_expire_at_once: {"cut_short"},
+    let_grace_end_at_once: {"cut_short"},
     let_a_first_turn_expire: {"cut_short"},
     shorten_a_window: {"cut_short"},
     lengthen_a_window: {"beyond_limit"},

@@ -131,6 +131,22 @@ def test_stepping_over_all_who_are_absent_needs_nobody_to_be_let_in() -> None:
     assert not log.found
 
 
+@pytest.mark.parametrize("heard", ["returned", "started", "reopened"])
+def test_whoever_was_just_heard_is_not_stepped_over(heard: str) -> None:
+    log = Written()
+    log.write("opened")
+    log.join(1)
+    log.write("parked", after_ms=2 * MINUTE_MS, numbers=[1], last_seen_ms=[0])
+    log.write("returned", arrival=1)
+    assert not log.found
+    if heard != "returned":
+        log.write("closed", after_ms=2 * MINUTE_MS)
+        log.write("reopened", after_ms=2 * MINUTE_MS * (heard == "started"))
+        log.write(heard if heard == "started" else "messaged", epoch=2)
+    log.write("parked", after_ms=59_000, numbers=[1], last_seen_ms=[0])
+    assert log.kinds() == ["skipped"]
+
+
 def test_time_stands_still_while_the_event_is_paused() -> None:
     log = Written(claim_window_s=10)
     log.write("opened")
