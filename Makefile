@@ -32,9 +32,11 @@ check: $(VENV)/test.done ## style, types and the quick tests only
 bench: $(VENV)/test.done servers ## measure everything, beside its floors; figures go to bench/results/
 	@exec $(BIN)/python -m bench $(BENCH)
 
-scenarios: $(VENV)/test.done servers ## the long campaigns: 100,000 users' ranks, 50 kills
+scenarios: $(VENV)/test.done servers ## the long campaigns: 100,000 ranks, 50 kills under load, under redeems, 20 under a draw
 	@$(BIN)/python -m tests.scenarios.ranks --visitors 100000
-	@exec $(BIN)/python -m tests.scenarios.crash --kills 50
+	@$(BIN)/python -m tests.scenarios.crash --kills 50
+	@$(BIN)/python -m tests.scenarios.redeem --kills 50
+	@exec $(BIN)/python -m tests.scenarios.lobbies --kills 20
 
 lock: $(VENV)/test.done ## pin every dependency anew, with hashes
 	@$(BIN)/python -m pip install --quiet pip-tools
