@@ -66,6 +66,7 @@ def _compare_event(ledger: Ledger, model: RoomModel, now_ms: int) -> None:
     assert view.serving_number == model.serving_number
     if model.settings.queueing != "passthrough":
         assert answering.next_release_ms(ledger, now_ms) == event.next_release_ms(now_ms)
+    _compare_lists(ledger, model, now_ms)
     if not model.drawing:
         _compare_ranks(ledger, model)
         assert view.waiting == len(model.line())
@@ -80,6 +81,17 @@ def _compare_ranks(ledger: Ledger, model: RoomModel) -> None:
     for arrivals in (line, everybody):
         expected = [line.index(arrival) + 1 if arrival in line else 0 for arrival in arrivals]
         assert answering.ranks(ledger, arrivals).positions == expected
+
+
+def _compare_lists(ledger: Ledger, model: RoomModel, now_ms: int) -> None:
+    """What an operator is listed is by arrival, of one status or of all."""
+    rows = model.rows
+    listed = [place.arrival for place in answering.visitors(ledger, None, 0, 1_000, now_ms)]
+    assert listed == [row.arrival for row in rows]
+    for status in ("parked", "ready", "active", "left"):
+        for after in (0, rows[0].arrival if rows else 1):
+            listed = [place.arrival for place in answering.visitors(ledger, status, after, 2, now_ms)]
+            assert listed == [row.arrival for row in rows if row.status == status and row.arrival > after][:2]
 
 
 def _compare_draw(ledger: Ledger, model: RoomModel) -> None:

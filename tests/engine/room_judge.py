@@ -45,6 +45,7 @@ class Seen:
     size: int
     level: int = 0
     status: str = "waiting"
+    late: str = "unexplained"
     redeemed: set[str] = field(default_factory=set)
 
 
@@ -58,6 +59,10 @@ class Judge:
         self.batches: list[tuple[int, int]] = []
         self.commitment = ""
         self.last_arrival = 0
+        self.skipped = dict.fromkeys(("absent", "unclaimed", "removed", "left"), 0)
+        self.overtaken = dict.fromkeys(("returned", "readmitted", "unexplained"), 0)
+        self.newest: dict[int, int] = {}
+        self.released = self.admitted = self.completed = self.peak_inside = 0
         self.state = "draft"
 
     def take(self, record: Record) -> None:
@@ -74,13 +79,14 @@ class Judge:
                 self.last_arrival = record.arrival
                 self._joined(record.arrival, Seen(record.user_id, record.key, record.size, record.level))
             case Readmitted():
-                self._joined(record.arrival, Seen(record.user_id, record.key, 1))
+                self._joined(record.arrival, Seen(record.user_id, record.key, 1, late="readmitted"))
             case Parked():
                 self._parked(record)
             case Released():
                 self._released(record)
             case Admitted():
                 self._let_in(record.arrival)
+                self.admitted += 1
             case Redeemed():
                 self._redeemed(record)
             case Purged():
@@ -90,9 +96,11 @@ class Judge:
             case Returned():
                 self._move(record.arrival, "parked", "waiting")
             case Lapsed():
+                self.skipped["unclaimed"] += 1
                 self._move(record.arrival, "ready", "parked")
+                self.places[record.arrival].late = "returned"
             case Expired() | Left() | Removed() | Completed():
-                self.places[record.arrival].status = "ended"
+                self._ended(record)
             case _:
                 pass
 
@@ -128,22 +136,43 @@ class Judge:
         assert len(record.numbers) == len(record.last_seen_ms)
         for number in record.numbers:
             self._move(self.arrival_of[number], "waiting", "parked")
+            self.places[self.arrival_of[number]].late = "returned"
+        self.skipped["absent"] += len(record.numbers)
 
     def _released(self, record: Released) -> None:
         assert list(record.numbers) == self._line()[: len(record.numbers)], "the released were not the head"
+        self.released += len(record.numbers)
         for number in record.numbers:
             self._let_in(self.arrival_of[number])
+            if not record.manual:
+                self._note_overtaking(number, self.places[self.arrival_of[number]])
         if not record.manual and self.settings.queueing != "passthrough":
             self.batches.append((record.at_ms, len(record.numbers)))
             begin_ms = record.at_ms - self.settings.batch_interval_s * 1000
             window = sum(count for at_ms, count in self.batches if at_ms > begin_ms)
             assert window <= self.settings.batch_size, f"{window} released in one window"
 
+    def _note_overtaking(self, number: int, place: Seen) -> None:
+        """Whoever comes after a later number of the same level was overtaken, and there is a reason."""
+        if number < self.newest.get(place.level, 0):
+            self.overtaken[place.late] += 1
+        self.newest[place.level] = max(number, self.newest.get(place.level, 0))
+
+    def _ended(self, record: Expired | Left | Removed | Completed) -> None:
+        place = self.places[record.arrival]
+        if isinstance(record, Left | Removed) and place.status in ("lobby", "waiting", "parked"):
+            self.skipped["left" if isinstance(record, Left) else "removed"] += 1
+        if isinstance(record, Expired) and record.cause == "unclaimed":
+            self.skipped["unclaimed"] += 1
+        self.completed += isinstance(record, Completed)
+        place.status = "ended"
+
     def _let_in(self, arrival: int) -> None:
         place, settings = self.places[arrival], self.settings
         assert place.status in ("waiting", "parked")
         place.status = "ready"
         inside = sum(its.size for its in self.places.values() if its.status in INSIDE)
+        self.peak_inside = max(self.peak_inside, inside)
         most = settings.max_active
         assert most is None or inside <= most - settings.safety_margin, f"{inside} inside"
 
@@ -159,8 +188,8 @@ class Judge:
         self.places[arrival].status = after
 
 
-def judge(log: Iterable[Record]) -> None:
-    """Judge a whole log of one event."""
+def judge(log: Iterable[Record]) -> Judge:
+    """Judge a whole log of one event; returns the judge, who has counted what was not as it should be."""
     its = Judge()
     log = list(log)
     for record in log:
@@ -170,3 +199,4 @@ def judge(log: Iterable[Record]) -> None:
         seed = log[index].seed  # type: ignore[union-attr]
         lobby = max(i for i in range(index) if isinstance(log[i], LobbyOpened))
         assert seed not in repr([encode(record) for record in log[lobby:index]]), "the seed was told before the opening"
+    return its

@@ -431,7 +431,11 @@ class Pair:
         """Judge the whole history from its records alone."""
         self.check_replay()
         self.commit()
-        judge(self.venue.log)
+        its, fairness = judge(self.venue.log), answering.fairness(self.room.ledger)
+        assert (fairness.skipped, fairness.overtaken) == (its.skipped, its.overtaken)
+        counts = (fairness.released, fairness.admitted, fairness.peak_inside)
+        assert counts == (its.released, its.admitted, its.peak_inside)
+        assert answering.stats(self.room.ledger, self.now_ms).completed == its.completed
 
 
 def _replay(venue: RecordingVenue, log: Sequence[Record]) -> RecordingVenue:

@@ -323,3 +323,18 @@ def rule_capacity_a_full_event_steps_over_nobody() -> Pair:
     pair.check()
     assert [row.status for row in pair.model.rows] == ["completed", "parked", "ready"]
     return pair
+
+
+def rule_parked_head_is_overtaken_for_a_reason() -> Pair:
+    pair = opened(max_active=None)
+    crowd(pair, 4)
+    absent(pair)
+    pair.tick()
+    pair.check()
+    pair.touch("u1")
+    pair.touch("u3")
+    pair.wait(10_000)
+    pair.tick()
+    pair.check()
+    assert answering.fairness(pair.room.ledger).overtaken == {"returned": 1, "readmitted": 0, "unexplained": 0}
+    return pair
