@@ -9,7 +9,7 @@ into the cut of a segment. Others follow a batch of the pacer at once, so that a
 seen.
 
 In the first half of the lives windows are long; then they become as short as they may be, and some visitors fall
-silent. Everybody counts as heard after a start, so a campaign has a few lives longer than the presence timeout.
+silent. Everybody counts as heard after a start, so a campaign has one life longer than the presence timeout.
 """
 
 import argparse
@@ -52,8 +52,8 @@ HASTY = {
 }
 SETTINGS = {"batch_size": 40, "batch_interval_s": 1, "max_active": 300, **PATIENT}
 PATIENCES = ("long", "short", "both")
-KILLS_PER_LONG_LIFE = 20
-LONG_LIFE_S = 20.0
+FEWEST_KILLS_FOR_A_LONG_LIFE = 20
+LONG_LIFE_S = 25.0
 # What a run without is one that says nothing of it; the first ones are seen in every run, however short.
 ALWAYS_SEEN = ("joined", "released", "redeemed", "extended", "completed", "left", "transferred", "admitted", "removed")
 KINDS_TO_SEE = (*ALWAYS_SEEN, "banned", "parked", "returned", "lapsed", "expired", "completed late")
@@ -105,7 +105,7 @@ class Ordeal:
         self._data = folder / "data"
         self._kills_due = kills
         self._hasty_from = {"long": kills, "short": 0, "both": kills // 2}[patience]
-        self._long_lives = kills // KILLS_PER_LONG_LIFE
+        self._long_life_due = kills >= FEWEST_KILLS_FOR_A_LONG_LIFE
         self._chance = random.Random(seed)
         self._address = Address()
         self._daemon: Daemon | None = None
@@ -123,7 +123,7 @@ class Ordeal:
         """Kill, start again, and judge."""
         started_s = time.monotonic()
         try:
-            async with asyncio.timeout(90 + 12 * self._kills_due + LONG_LIFE_S * self._long_lives):
+            async with asyncio.timeout(90 + LONG_LIFE_S + 12 * self._kills_due):
                 await self._start()
                 await self._prepare()
                 async with asyncio.TaskGroup() as tasks:
@@ -185,8 +185,8 @@ class Ordeal:
     async def _let_live(self, moment: str) -> None:
         """Wait for the moment of the kill."""
         is_late = self.kills.total() >= self._kills_due * 4 // 5
-        if self._address.is_hasty and self._long_lives and is_late:
-            self._long_lives -= 1
+        if self._address.is_hasty and self._long_life_due and is_late:
+            self._long_life_due = False
             await asyncio.sleep(LONG_LIFE_S)
         if moment == "start":
             await asyncio.sleep(self._chance.uniform(0, 0.08))
