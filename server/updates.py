@@ -107,6 +107,8 @@ class Updates:
             await _refuse(ws, refused)
         except (TimeoutError, ConnectionError):
             await _refuse(ws, Refused("timeout", "no first message in time"))
+        finally:
+            _let_go(ws)
         return ws
 
     async def _first(self, ws: web.WebSocketResponse, event_id: str) -> tuple[Place, Holder, str | None, int | None]:
@@ -194,6 +196,16 @@ def _host_of(origin: str) -> str:
         return urlsplit(origin).netloc
     except ValueError:
         return ""
+
+
+def _let_go(ws: web.WebSocketResponse) -> None:
+    """Forget where a socket's last error came from.
+
+    The traceback holds frames that hold the socket, which holds the error, and nobody collects such a ring here.
+    """
+    error = ws.exception()
+    if error is not None:
+        error.__traceback__ = error.__context__ = None
 
 
 async def _refuse(ws: web.WebSocketResponse, refused: Refused) -> None:
