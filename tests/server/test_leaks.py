@@ -1,12 +1,16 @@
 """What is told and kept: nothing secret anywhere but in the answer it belongs to, and nothing that strangers sent."""
 
+import asyncio
+import gc
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
 
+from server.app import Connection
+from tests.server.abuse import RawSocket, frame, post, request, send
 from tests.server.attacking import CALM, EVENT, KEYS, asked, registered, word_of_shop
 from tests.server.conftest import StartDaemon
 from tests.server.daemons import Daemon, until
@@ -176,3 +180,58 @@ async def test_strangers_leave_nothing_in_the_line_or_the_log_of_records(server:
         await Browser(server).enter(junk)
         await Browser(server, cookies={"__Host-stanchion-session-e1": junk}).auth(f"/v1/auth/e1/{index}")
     assert (server.backend.venue.digest(), server.backend.status().version) == before
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Let nobody collect rings of objects, as in a daemon."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def connections() -> int:
+    return sum(isinstance(thing, Connection) for thing in gc.get_objects())
+
+
+BAD_REQUESTS = {
+    "no method": request("MOVE-ALONG", "/healthz"),
+    "framing in doubt": request("GET", "/healthz", "Transfer-Encoding: gzip"),
+    "too long": request("GET", "/" + "a" * 9000),
+    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
+    "a broken chunk": request("POST", f"{EVENT}/join", "Content-Type: application/json", "Transfer-Encoding: chunked")
+    + b"zz\r\n",
+    "a body too large": post(f"{EVENT}/join", b"a" * 20_000),
+}
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("raw", BAD_REQUESTS.values(), ids=BAD_REQUESTS.keys())
+async def test_a_bad_request_leaves_no_connection_behind(server: Running, raw: bytes) -> None:
+    before = connections()
+    for _ in range(10):
+        assert 400 <= (await send(server.port, raw)).status < 500
+    await gone(before)
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("first", ["", "x", '{"token": "x"}', '{"token": "%s"}'])
+async def test_a_socket_that_hangs_up_leaves_no_connection_behind(server: Running, first: str) -> None:
+    token, before = str((await server.place("u1"))["token"]), connections()
+    for _ in range(10):
+        socket = await RawSocket.open(server.port, f"{EVENT}/updates")
+        if first:
+            socket.send(frame(first.replace("%s", token).encode()))
+            assert (await socket.frame())[0] == 1
+        socket.close()
+    await gone(before)
+
+
+async def gone(before: int) -> None:
+    """Wait until hardly more connections are there than before."""
+    for _ in range(200):
+        if connections() <= before + 1:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"{connections() - before} of 10 connections are still held by somebody")
