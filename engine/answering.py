@@ -100,7 +100,7 @@ def _windows(ledger: Ledger, arrival: int, now_ms: int) -> tuple[int | None, int
 
 def _undrawn_ahead(ledger: Ledger, key: int) -> int:
     """Return how many of the lobby will still come in ahead: everybody not drawn yet, for who joined later."""
-    return ledger.undrawn() if number_of(key) >= len(ledger.register.drawn) else 0
+    return ledger.register.counts[LOBBY] if number_of(key) >= len(ledger.register.drawn) else 0
 
 
 def _estimate(ledger: Ledger, position: int) -> Estimate:

@@ -40,7 +40,7 @@ class Tally:
         """Count one release; a number below one of its level that went before was overtaken, for the reason given."""
         self.waited_ms += waited_ms
         newest = self.newest.get(level, 0)
-        if number > newest:
+        if number >= newest:
             self.newest[level] = number
         else:
             self.overtaken[reason_for_being_late or "unexplained"] += 1
