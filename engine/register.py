@@ -175,8 +175,8 @@ class Register:
         self.by_user = dict(zip(islice(self.user_ids, 1, None), range(1, len(self.user_ids)), strict=True))
         self.by_user.pop("", None)
         if any(marks & READMITTED for marks in self.marks):
-            live = (arrival for arrival, status in enumerate(self.status) if status in LIVE)
-            self.by_user.update((self.user_ids[arrival], arrival) for arrival in live)
+            taken = sorted(range(len(self.user_ids)), key=lambda row: (self.joined_ms[row], self.status[row] in LIVE))
+            self.by_user.update((self.user_ids[row], row) for row in taken if self.user_ids[row])
         self.counts = [self.status.count(status) for status in range(len(STATUSES))]
         self.counts[NONE] -= 1
         self._digest = self._sum()
