@@ -85,7 +85,7 @@ def _compare_ranks(ledger: Ledger, model: RoomModel) -> None:
 
 def _compare_lists(ledger: Ledger, model: RoomModel, now_ms: int) -> None:
     """What an operator is listed is by arrival, of one status or of all."""
-    rows = model.rows
+    rows = sorted(model.rows, key=lambda row: row.arrival)
     listed = [place.arrival for place in answering.visitors(ledger, None, 0, 1_000, now_ms)]
     assert listed == [row.arrival for row in rows]
     for status in ("parked", "ready", "active", "left"):

@@ -106,7 +106,7 @@ class RoomModel:
         return 10**9 if most is None else max(0, most - margin - (self.inside() if inside is None else inside))
 
     def newest(self, user_id: str) -> Row | None:
-        """Return the last place of an identity."""
+        """Return the place that an identity took last."""
         return next((row for row in reversed(self.rows) if row.user_id == user_id), None)
 
     def present(self, row: Row) -> bool:
@@ -406,7 +406,7 @@ class RoomModel:
         row = Row(holder.arrival, holder.user_id, now_ms, status="lobby" if self.event.state == "lobby" else "waiting")
         if row.status == "waiting":
             self._number(row, row.arrival)
-        self.rows = sorted([*self.rows, row], key=lambda row: row.arrival)
+        self.rows.append(row)
         self.wrote.append("readmitted")
         self._hear(row, now_ms)
         return row

@@ -113,6 +113,39 @@ def rule_lost_places_readmitted_are_present() -> Pair:
     return pair
 
 
+def rule_lost_places_are_places_of_an_identity() -> Pair:
+    """Who joined anew and left has a later arrival than the place that is readmitted, which counts all the same."""
+    for again in (lambda pair: None, _again):
+        pair = _lost()
+        pair.join("u4", 4)
+        pair.leave("u4")
+        pair.wait(1)
+        pair.readmit(pair.issued[3])
+        again(pair)
+        pair.join("u4", 4)
+        pair.touch("u4")
+        pair.release(9)
+        pair.redeem(4, 1, "r1")
+        pair.complete(1)
+        pair.release(9)
+        pair.redeem(4, 1, "r1")
+        pair.check()
+        pair.wait(20_000)
+        pair.expire()
+        again(pair)
+        pair.complete("u4")
+        pair.join("u4", 4)
+        pair.check()
+        pair.finish()
+    return pair
+
+
+def _again(pair: Pair) -> None:
+    pair.capture()
+    pair.crash()
+    pair.check()
+
+
 def rule_lost_places_of_two_gaps() -> Pair:
     pair = _lost()
     pair.join("u7", 7)
@@ -152,11 +185,6 @@ def rule_replay_asserts_that_the_head_was_released() -> Pair:
 
 
 def rule_snapshot_keeps_what_is_known() -> Pair:
-    def again(pair: Pair) -> None:
-        pair.capture()
-        pair.crash()
-        pair.check()
-
     for reopen in (True, False):
         pair = opened(admissions_left=9, max_active=9, max_waiting=None)
         pair.join("u1", 101, level=1, size=2, word="enqueue")
@@ -170,19 +198,19 @@ def rule_snapshot_keeps_what_is_known() -> Pair:
         pair.transfer("u4", 7)
         pair.remove("u5", ban=True)
         pair.tell("soon")
-        again(pair)
+        _again(pair)
         pair.pause()
         pair.wait(5_000)
         pair.tell("later")
-        again(pair)
+        _again(pair)
         pair.wait(3_000)
         pair.resume()
-        again(pair)
+        _again(pair)
         assert pair.room.released_under("k1") == 1
         assert answering.stats(pair.room.ledger, pair.now_ms).admissions_left == 6
         pair.redeem(1, 1, "r1")
         pair.join("u6", 106, level=1, word="enqueue")
-        again(pair)
+        _again(pair)
         pair.configure(priority_boost=7)
         pair.complete("u1")
         pair.join("u1", 101, word="enqueue")
@@ -193,7 +221,7 @@ def rule_snapshot_keeps_what_is_known() -> Pair:
         pair.close(outcome="sold out")
         pair.wait(40_000)
         pair.expire()
-        again(pair)
+        _again(pair)
         if reopen:
             pair.open()
         else:
