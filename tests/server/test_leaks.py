@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
+from structlog.testing import capture_logs
 
 from server.app import Connection
 from tests.server.abuse import RawSocket, frame, post, request, send
@@ -150,6 +151,22 @@ def _lived(daemon: Daemon) -> dict[str, str]:
         "admin key": daemon.admin_key,
         "site key": daemon.site_key,
     }
+
+
+async def test_an_error_nobody_thought_of_logs_the_address_without_its_query(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pass_ = await let_in(server)
+
+    def broken(event_id: str) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(server.backend, "event", broken)
+    with capture_logs() as lines:
+        for path in (f"/v1/enter?event=e1&pass={pass_}", f"/w/e1?code={pass_}"):
+            assert (await Browser(server).ask(path)).status == 500
+    assert [line["path"] for line in lines] == ["/v1/enter", "/w/e1"]
+    assert pass_ not in str(lines)
 
 
 async def test_one_owner_is_not_told_the_key_another_one_made_under_the_same_idempotency_key(server: Running) -> None:
