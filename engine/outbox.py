@@ -37,12 +37,12 @@ class Outbox:
         """Take a record that was just decided and applied."""
         self.records.append(record)
         self.lsn += 1
-        self.last_ms = record.at_ms
+        self.last_ms = max(self.last_ms, record.at_ms)
 
     def count(self, record: Record) -> None:
         """Count a record that came out of the log and was just applied."""
         self.lsn += 1
-        self.last_ms = record.at_ms
+        self.last_ms = max(self.last_ms, record.at_ms)
 
     def announce(self, notice: Notice) -> None:
         """Take something to push once the records so far are durable."""
