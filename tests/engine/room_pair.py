@@ -317,8 +317,9 @@ class Pair:
 
         `count` is what the room said is due, `most` what the rate or the operator allows.
         """
+        moment_ms = self.now_ms
         for _ in range(100):
-            done = self._slice(count, most, by, manual=manual)
+            done = self._slice(count, most, by, moment_ms, manual=manual)
             if done is None:
                 return
             count, most = count - done, most - done
@@ -327,9 +328,9 @@ class Pair:
                 most = min(most, count)
         raise AssertionError("slices do not end")
 
-    def _slice(self, count: int, most: int, by: By, *, manual: bool) -> int | None:
-        """Release one slice; returns how many, None after the last one."""
-        now_ms, model, first = self.now_ms, self.model, len(self.venue.outbox.records)
+    def _slice(self, count: int, most: int, by: By, now_ms: int, *, manual: bool) -> int | None:
+        """Release one slice, at the moment the batch was begun; returns how many, None after the last one."""
+        model, first = self.model, len(self.venue.outbox.records)
         try:
             whole = model.copy().release(most, now_ms, manual=manual)
         except No:
@@ -394,6 +395,7 @@ class Pair:
         self.venue = self._rebuilt(log)
         self.model = cut.model.copy()
         self.now_ms = self.venue.outbox.last_ms
+        assert self.now_ms == max(record.at_ms for record in log), "the clock goes on from before the newest record"
         self.captured = None
         self.epoch, self.start_ms = self.epoch + 1, self.now_ms
         self.venue.start(self.epoch, self.now_ms, self.wall_ms, "a tail" if lost else None)

@@ -91,7 +91,7 @@ def rule_pacing_slices_check_the_cap_again() -> Pair:
         pair.wait(10_000)
         count = pair.room.tick(pair.now_ms)
         pair.model.event.tick(pair.now_ms)
-        done = pair._slice(count, 6, PACER, manual=False)
+        done = pair._slice(count, 6, PACER, pair.now_ms, manual=False)
         pair.configure(max_active=3)
         pair.check()
         assert done == 2
@@ -337,4 +337,26 @@ def rule_parked_head_is_overtaken_for_a_reason() -> Pair:
     pair.tick()
     pair.check()
     assert answering.fairness(pair.room.ledger).overtaken == {"returned": 1, "readmitted": 0, "unexplained": 0}
+    return pair
+
+
+def rule_pacing_slices_are_of_one_moment_and_the_clock_goes_on() -> Pair:
+    before, pacing.SLICE = pacing.SLICE, 1
+    try:
+        pair = opened(batch_size=3, max_active=None)
+        crowd(pair, 4)
+
+        def later() -> None:
+            pair.wait(5)
+            pair.tell("soon")
+
+        pair.wait(10_000)
+        pair.tick(later)
+        pair.check()
+        pair.commit()
+        pair.crash()
+        assert pair.now_ms > pair.venue.log[-2].at_ms, "the last slice is of the moment the batch was begun"
+        pair.check()
+    finally:
+        pacing.SLICE = before
     return pair

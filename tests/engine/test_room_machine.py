@@ -134,7 +134,7 @@ class RoomMachine(RuleBasedStateMachine):
         self.pair.wait(self.pair.model.event.next_release_ms(self.pair.now_ms) or 0)
         self.pair.tick()
 
-    @rule(data=st.data(), what=st.sampled_from(["leave", "touch", "join", "cap", "pause", "close", "commit"]))
+    @rule(data=st.data(), what=st.sampled_from(["leave", "touch", "join", "cap", "pause", "close", "wait"]))
     def something_happens_between_two_slices(self, data: st.DataObject, what: str) -> None:
         between: dict[str, Callable[[], None]] = {
             "leave": lambda: self.somebody_leaves(data.draw(anybody), 0),
@@ -143,7 +143,7 @@ class RoomMachine(RuleBasedStateMachine):
             "cap": lambda: self.an_operator_changes_the_cap(data.draw(st.integers(2, 6))),
             "pause": self.pair.pause,
             "close": self.pair.close,
-            "commit": self.pair.commit,
+            "wait": lambda: self.time_passes(data.draw(st.integers(1, 50))),
         }
         self.pair.wait(self.pair.model.event.next_release_ms(self.pair.now_ms) or 0)
         self.pair.tick(between[what])
