@@ -435,10 +435,17 @@ def batches(pair: Pair) -> list[tuple[int, int]]:
     return [(its.at_ms - 1_000, len(its.numbers)) for its in records if isinstance(its, Released)]
 
 
-def edges(pair: Pair) -> list[int]:
-    """Return the waits that lead to one ms before, to, and one ms after anything the model is waiting for."""
+def edges(pair: Pair, *, windows_only: bool = False) -> list[int]:
+    """Return the waits that lead to one ms before, to, and one ms after anything the model is waiting for.
+
+    With `windows_only` only to one ms before the end of a window that runs.
+    """
     model, now_ms = pair.model, pair.now_ms
     event_ms = model.event.time_ms(now_ms)
+    if windows_only:
+        running = [row for row in model.rows if row.status in ("ready", "active", "parked")]
+        ends = [row.until_ms + (LEEWAY_MS if row.status == "ready" else 0) for row in running]
+        return sorted(end - 1 - event_ms for end in ends if end - 1 > event_ms)
     due = [row.until_ms + (LEEWAY_MS if row.status == "ready" else 0) - event_ms for row in model.rows]
     due += [row.until_ms - event_ms for row in model.rows] + [model.event.next_release_ms(now_ms) or 0]
     return sorted({wait + off for wait in due for off in (-1, 0, 1) if wait + off > 0})

@@ -121,6 +121,15 @@ class RoomMachine(RuleBasedStateMachine):
         elif then == "tick":
             self.pair.tick()
 
+    @rule(times=st.integers(1, 4), off_ms=st.sampled_from([-1, 0, 1]))
+    def one_thing_after_the_other_runs_out(self, times: int, off_ms: int) -> None:
+        """Go from one window to the next to end, a ms short of it, at it, or a ms late."""
+        for _ in range(times):
+            waits = edges(self.pair, windows_only=True)
+            self.pair.wait(waits[0] + 1 + off_ms if waits else 0)
+            self.pair.expire()
+            self.pair.check()
+
     @rule()
     def what_has_run_out_ends(self) -> None:
         self.pair.expire()
