@@ -177,9 +177,14 @@ class RoomMachine(RuleBasedStateMachine):
             user_id, 100 + 10 * USERS.index(user_id) + token, level=token, size=1 + token // 2, word="enqueue"
         )
 
-    @rule(user_id=anybody, proof=proofs, word=st.sampled_from(["visitor", "site"]))
-    def somebody_joins_by_another_way(self, user_id: str, proof: int, word: str) -> None:
-        self.pair.join(user_id, proof, word=word)
+    @rule(data=st.data(), proof=proofs, word=st.sampled_from(["site", "visitor", "enqueue"]))
+    def somebody_known_joins_again(self, data: st.DataObject, proof: int, word: str) -> None:
+        row = self._row(data)
+        user_id = row.user_id if row is not None else data.draw(anybody)
+        if word == "enqueue":
+            self.somebody_joins_with_a_token(user_id, proof)
+        else:
+            self.pair.join(user_id, proof, word=word)
 
     @rule(user_id=anybody, visible=st.sampled_from([True, True, False]), older=older)
     def somebody_is_heard_of(self, user_id: str, visible: bool, older: int) -> None:
