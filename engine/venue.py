@@ -92,7 +92,8 @@ class Venue:
         if act is None:
             ledger = self._room_of(record).ledger
             applying.apply(ledger, record)
-            ledger.draw_all()
+            if ledger.drawing is not None:
+                ledger.draw_all()
         else:
             act(self, record)
         self.outbox.count(record)

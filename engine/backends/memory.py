@@ -6,7 +6,9 @@ The journal is given (see Journal below): the engine knows no files.
 """
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -101,6 +103,15 @@ class MemoryBackend:
     # ---- life ---------------------------------------------------------------------------------------
 
     async def start(self) -> None:
+        with _collector_off():  # rebuilding makes millions of objects, and none of them is garbage
+            self._rebuild()
+        self._clock_offset_ms = (self.venue.outbox.last_ms or self._wall_ms()) - self._clock_ms()
+        await self._journal.start()
+        self._wall_ahead_ms = self._wall_ms() - self._now_ms()
+        self.venue.start(self._journal.epoch, self._now_ms(), self._wall_ms(), self._journal.lost)
+        await self._commit()
+
+    def _rebuild(self) -> None:
         parts = list(self._journal.snapshot_parts())
         if parts:
             self.venue.load(parts)
@@ -108,11 +119,6 @@ class MemoryBackend:
             self.venue.apply(record)
             assert self.venue.outbox.lsn == lsn, f"record {lsn} came where {self.venue.outbox.lsn} was due"
         self.venue.outbox.drain()
-        self._clock_offset_ms = (self.venue.outbox.last_ms or self._wall_ms()) - self._clock_ms()
-        await self._journal.start()
-        self._wall_ahead_ms = self._wall_ms() - self._now_ms()
-        self.venue.start(self._journal.epoch, self._now_ms(), self._wall_ms(), self._journal.lost)
-        await self._commit()
 
     async def close(self) -> None:
         for subscriber in self._subscribers:
@@ -415,6 +421,17 @@ class MemoryBackend:
         del self._undelivered[: len(due)]
         for subscriber in self._subscribers:
             subscriber.put(due)
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class _AtOnce:
