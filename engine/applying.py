@@ -271,6 +271,7 @@ def _count_release(ledger: Ledger, record: Released) -> None:
     ledger.tally.released += released
     tick_ms = ledger.event_time_ms(record.at_ms)
     ledger.estimator.observe(released, tick_ms - ledger.last_batch_ms)
+    ledger.batch_released = released + (ledger.batch_released if tick_ms == ledger.last_batch_ms else 0)
     ledger.pace_base_ms = ledger.last_batch_ms = tick_ms
 
 

@@ -109,6 +109,7 @@ class Ledger:
         self.released_under: dict[str, int] = {}
         self.pace_base_ms = 0
         self.last_batch_ms = 0
+        self.batch_released = 0
         self.started_ms = 0
         self.closed_at_ms = 0
         self.extra_inside = 0

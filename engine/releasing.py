@@ -52,6 +52,17 @@ def choose(ledger: Ledger, count: int) -> Chosen:
     return Chosen(present, absent, None if count <= 0 else "line", more and count > 0)
 
 
+def rest_of_batch(ledger: Ledger, count: int, now_ms: int) -> int:
+    """Return how many of `count` may still leave in the automatic batch of this moment.
+
+    A batch that goes in slices may find `batch_size` lowered in between; what has left already counts.
+    """
+    if ledger.settings.queueing == "passthrough":
+        return count
+    has_begun = ledger.event_time_ms(now_ms) == ledger.last_batch_ms
+    return min(count, max(0, ledger.settings.batch_size - has_begun * ledger.batch_released))
+
+
 def records_of(ledger: Ledger, chosen: Chosen, by: By, now_ms: int, *, manual: bool) -> list[Record]:
     """Return the facts of a choice: who was stepped over, written before who was let in."""
     records: list[Record] = []

@@ -135,6 +135,8 @@ class Room:
         if self._event_cell("release" if manual else "tick") == "=":
             return ReleaseResult(0, 0, None, False, self._outbox.lsn)
         ledger.draw_all()
+        if not manual:
+            count = releasing.rest_of_batch(ledger, count, now_ms)
         chosen = releasing.choose(ledger, min(count, pacing.SLICE))
         for record in releasing.records_of(ledger, chosen, by, now_ms, manual=manual):
             self._write(record)

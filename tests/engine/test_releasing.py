@@ -268,3 +268,13 @@ def test_choosing_changes_nothing() -> None:
     chosen = releasing.choose(room.ledger, 2)
     assert (chosen.present, chosen.absent, chosen.more) == ([4, 5], [1, 2, 3], False)
     assert (room.ledger.register.digest(), len(room.ledger.line), now_ms) == (before, 8, T + 60_000)
+
+
+def test_a_batch_size_lowered_between_two_slices_holds_for_the_rest_of_the_batch() -> None:
+    room, _ = room_in("open", {"batch_size": 1_500})
+    join_many(room, 2_000, T)
+    assert room.release(1_500, PACER, T + 1, manual=False).more
+    room.configure({"batch_size": 1_200}, WHY, T + 1)
+    assert room.release(500, PACER, T + 1, manual=False).released == 200
+    assert room.release(300, PACER, T + 1, manual=False).released == 0
+    assert room.release(1_200, PACER, T + 10_001, manual=False).released == 800
