@@ -212,6 +212,8 @@ def _readmitted(ledger: Ledger, record: Readmitted) -> None:
     status = LOBBY if ledger.state == "lobby" else WAITING
     register.fill(arrival, record.user_id, record.key, status, record.at_ms)
     ledger.presence.hear(arrival, record.at_ms, ledger.settings)
+    if record.generation:
+        ledger.generations[arrival] = record.generation
     if status == WAITING:
         ledger.line.add(record.key)
     _announce(ledger, arrival, status)

@@ -151,6 +151,7 @@ class Readmitted(NamedTuple):
     arrival: int
     key: int
     user_id: str
+    generation: int
 
 
 class Parked(NamedTuple):

@@ -77,6 +77,15 @@ def _row(default: str = "", **cells: str) -> dict[str, str]:
     return {status: cells.get(status, default) for status in (*_LIVE, *_ENDED)}
 
 
+# What asking for more time meets outside claim window and session.
+_NOTHING_RUNS = _row(
+    "! not_active ended",
+    lobby="! not_active lobby",
+    waiting="! not_active waiting",
+    parked="! not_active parked",
+    expired="! gone expired",
+)
+
 VISITOR_INPUTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "join": {"none": "joined"} | _row("=", **dict.fromkeys(_ENDED, "joined")),
@@ -97,20 +106,8 @@ VISITOR_INPUTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             active="repeat",
             completed="! pass_used completed",
         ),
-        "extend_claim": _row(
-            "! not_active ended",
-            lobby="! not_active lobby",
-            waiting="! not_active waiting",
-            parked="! not_active parked",
-        )
-        | {"ready": "extended", "active": "! not_active redeemed", "expired": "! gone expired"},
-        "extend_session": _row(
-            "! not_active ended",
-            lobby="! not_active lobby",
-            waiting="! not_active waiting",
-            parked="! not_active parked",
-        )
-        | {"ready": "! not_active ready", "active": "extended", "expired": "! gone expired"},
+        "extend_claim": _NOTHING_RUNS | {"ready": "extended", "active": "! not_active redeemed"},
+        "extend_session": _NOTHING_RUNS | {"ready": "! not_active ready", "active": "extended"},
         "complete": _row(
             "! not_active not_released",
             ready="completed",

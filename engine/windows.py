@@ -15,17 +15,24 @@ from engine.register import NONE, STATUSES
 from engine.transitions import EVENT_ACTIONS, VISITOR_INPUTS
 
 CLAIM_LEEWAY_MS = 5_000
-ASSUMED = "assumed"
+PACER = "pacer"
 
 
 def redemption(
-    ledger: Ledger, arrival: int, jti: str, request: str | None, actor: str, wall_ms: int, now_ms: int
+    ledger: Ledger,
+    arrival: int,
+    jti: str,
+    request: str | None,
+    actor: str,
+    wall_ms: int,
+    now_ms: int,
+    *,
+    assumed: bool = False,
 ) -> Redeemed:
-    """Return the record of a session that begins now."""
+    """Return the record of a session that begins now; `assumed` where nobody showed the pass."""
     settings, event_ms = ledger.settings, ledger.event_time_ms(now_ms)
     limit_ms = event_ms + settings.session_max_s * 1000
     until_ms = event_ms + settings.session_ttl_s * 1000
-    assumed = actor == ASSUMED
     return Redeemed(ledger.event_id, now_ms, arrival, jti, request, wall_ms, until_ms, limit_ms, assumed, actor)
 
 
@@ -83,6 +90,6 @@ _RECORDS: Mapping[str, Callable[[Ledger, int, int], Record]] = MappingProxyType(
         "expired absent": lambda ledger, arrival, now: Expired(ledger.event_id, now, arrival, "absent"),
         "expired unclaimed": lambda ledger, arrival, now: Expired(ledger.event_id, now, arrival, "unclaimed"),
         "expired session": lambda ledger, arrival, now: Expired(ledger.event_id, now, arrival, "session"),
-        "redeemed": lambda ledger, arrival, now: redemption(ledger, arrival, "", None, ASSUMED, 0, now),
+        "redeemed": lambda ledger, arrival, now: redemption(ledger, arrival, "", None, PACER, 0, now, assumed=True),
     }
 )

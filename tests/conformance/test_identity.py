@@ -186,3 +186,16 @@ async def test_who_joined_anew_does_not_hold_the_lost_place_beside_it(host: Host
     await refused(backend.readmit("e1", Holder(lost.arrival, "u1"), epoch, issued_ms), "gone", "lost")
     await backend.leave("e1", holder(again))
     assert (await backend.readmit("e1", Holder(lost.arrival, "u1"), epoch, issued_ms)).number == lost.number
+
+
+async def test_a_lost_place_that_had_moved_comes_back_to_the_device_it_moved_to(host: Host, backend: Backend) -> None:
+    backed_up = host.back_up()
+    epoch, issued_ms = backend.status().epoch, host.clock.wall_ms
+    first = holder(await join(backend, "u1"))
+    second = holder(await backend.transfer("e1", first, 7))
+    backend = await host.restore(backed_up)
+    assert (await backend.readmit("e1", second, epoch, issued_ms)).generation == 1
+    for restored in (backend, await host.kill()):
+        assert (await restored.touch("e1", second)).proven
+        assert not (await restored.touch("e1", first)).proven
+        await refused(restored.leave("e1", first), "read_only")

@@ -404,6 +404,7 @@ class RoomModel:
         if self._shut(holder.user_id):
             raise No(*self._shut(holder.user_id))
         row = Row(holder.arrival, holder.user_id, now_ms, status="lobby" if self.event.state == "lobby" else "waiting")
+        row.generation = holder.generation
         if row.status == "waiting":
             self._number(row, row.arrival)
         self.rows.append(row)

@@ -317,15 +317,17 @@ class Pair:
 
         `count` is what the room said is due, `most` what the rate or the operator allows.
         """
-        moment_ms = self.now_ms
+        moment_ms, let_in = self.now_ms, 0
         for _ in range(100):
             done = self._slice(count, most, by, moment_ms, manual=manual)
             if done is None:
                 return
-            count, most = count - done, most - done
+            count, most, let_in = count - done, most - done, let_in + done
             if between is not None:
                 between()
                 most = min(most, count)
+                if not manual and self.model.settings.queueing != "passthrough":
+                    most = min(most, max(0, self.model.settings.batch_size - let_in))
         raise AssertionError("slices do not end")
 
     def _slice(self, count: int, most: int, by: By, now_ms: int, *, manual: bool) -> int | None:

@@ -360,3 +360,20 @@ def rule_pacing_slices_are_of_one_moment_and_the_clock_goes_on() -> Pair:
     finally:
         pacing.SLICE = before
     return pair
+
+
+def rule_pacing_slices_check_the_batch_again() -> Pair:
+    before, pacing.SLICE = pacing.SLICE, 2
+    try:
+        pair = opened(batch_size=6, max_active=None, max_waiting=None)
+        crowd(pair, 9)
+        pair.wait(10_000)
+        pair.tick(lambda: pair.configure(batch_size=3))
+        pair.check()
+        assert len(pair.model.line()) == 6, "what has left of a batch counts when the rest may be fewer"
+        pair.wait(10_000)
+        pair.tick()
+        pair.check()
+    finally:
+        pacing.SLICE = before
+    return pair

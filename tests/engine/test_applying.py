@@ -57,7 +57,7 @@ def small_gap(monkeypatch: pytest.MonkeyPatch) -> None:
 IMPOSSIBLE: dict[str, tuple[Record, str]] = {
     "an arrival that was due before": (Joined("e1", T, 2, 2, "u9", 0, 0, 1, False), "where 4 was due"),
     "an arrival that skips one": (Joined("e1", T, 5, 5, "u9", 0, 0, 1, False), "where 4 was due"),
-    "a place that was not lost": (Readmitted("e1", T, 1, 1, "u9"), "was not lost"),
+    "a place that was not lost": (Readmitted("e1", T, 1, 1, "u9", 0), "was not lost"),
     "parking somebody who left": (Parked("e1", T, [3], [T]), "did not wait"),
     "coming back without having been parked": (Returned("e1", T, 1), "was not parked"),
     "releasing past the head": (Released("e1", T, [2], T, True, "ops", None, None), "not the head"),

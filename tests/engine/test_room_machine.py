@@ -143,13 +143,14 @@ class RoomMachine(RuleBasedStateMachine):
         self.pair.wait(self.pair.model.event.next_release_ms(self.pair.now_ms) or 0)
         self.pair.tick()
 
-    @rule(data=st.data(), what=st.sampled_from(["leave", "touch", "join", "cap", "pause", "close", "wait"]))
+    @rule(data=st.data(), what=st.sampled_from(["leave", "touch", "join", "cap", "batch", "pause", "close", "wait"]))
     def something_happens_between_two_slices(self, data: st.DataObject, what: str) -> None:
         between: dict[str, Callable[[], None]] = {
             "leave": lambda: self.somebody_leaves(data.draw(anybody), 0),
             "touch": lambda: self.somebody_is_heard_of(data.draw(anybody), True, 0),
             "join": lambda: self.somebody_joins(data.draw(anybody), 1),
             "cap": lambda: self.an_operator_changes_the_cap(data.draw(st.integers(2, 6))),
+            "batch": lambda: self.pair.configure(batch_size=data.draw(st.integers(1, 3))),
             "pause": self.pair.pause,
             "close": self.pair.close,
             "wait": lambda: self.time_passes(data.draw(st.integers(1, 50))),

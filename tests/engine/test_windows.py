@@ -94,7 +94,7 @@ def test_where_passes_are_checked_offline_a_turn_that_runs_out_is_taken_for_used
     situation.now_ms += 65_000
     assert ended(situation) == ["redeemed"]
     (record,) = [record for record in records_of(situation.venue) if isinstance(record, Redeemed)]
-    assert (record.assumed, record.actor, record.jti) == (True, "assumed", "")
+    assert (record.assumed, record.actor, record.jti) == (True, "pacer", "")
     assert situation.place.status == "active"
     rebuilt(situation.venue)
 

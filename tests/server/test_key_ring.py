@@ -203,6 +203,12 @@ def test_names_are_given_once_a_kind(bench: Bench) -> None:
     assert caught.value.reason == "name_taken"
 
 
+@pytest.mark.parametrize("name", ["visitor", "pacer", "schedule", "enter", "auth"])
+def test_no_key_is_called_what_records_call_the_server_itself(bench: Bench, name: str) -> None:
+    with pytest.raises(Refused, match="what records call this server"):
+        bench.ring.creation("admin", name, role="operator")
+
+
 def test_a_shops_public_key_is_registered_once_with_its_events(bench: Bench) -> None:
     shop = bench.do(bench.ring.creation("enqueue", "shop", public=SHOP_KEY, events=["e1"]))
     other = bench.do(bench.ring.creation("enqueue", "other", public=SHOP_KEY[::-1]))

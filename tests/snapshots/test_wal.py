@@ -187,7 +187,7 @@ GOLDEN_RECORDS: list[Record] = [
     Resumed("concert", 2_013, "admin", None),
     Closed("concert", 2_014, "admin", "all gone", "sold out", None),
     Reopened("concert", 2_015, "admin", None),
-    Readmitted("concert", 2_016, 50, 50 << 32 | 50, "visitor-50"),
+    Readmitted("concert", 2_016, 50, 50 << 32 | 50, "visitor-50", 1),
     Checkpoint(2_017, 1 << 63),
     Purged("concert", 2_018),
     Deleted("concert", 2_019, "admin", "over"),
