@@ -1,7 +1,8 @@
-"""The event in plain values: states, settings, time and pace, from docs/states.md; no places in it."""
+"""The event in plain values: states, settings, time, pace and lost history, from docs/states.md; no places in it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from engine.actor import By
 from engine.settings import Settings, settings_from
@@ -17,6 +18,15 @@ class No(Exception):
     def __init__(self, *codes: str) -> None:
         super().__init__(", ".join(codes))
         self.codes = codes
+
+
+class Gap(NamedTuple):
+    """Arrivals that were perhaps given out before `epoch` began at `wall_ms`, and lost."""
+
+    first: int
+    last: int
+    epoch: int
+    wall_ms: int
 
 
 @dataclass

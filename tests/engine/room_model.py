@@ -9,11 +9,10 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from struct import pack
-from typing import NamedTuple
 
 from engine.actor import By, Entrant, Holder, Whom
 from engine.settings import Settings
-from tests.engine.event_model import EventModel, No
+from tests.engine.event_model import EventModel, Gap, No
 
 LIVE = ("lobby", "waiting", "parked", "ready", "active")
 INSIDE = ("ready", "active")
@@ -45,15 +44,6 @@ class Row:
     session_ms: int = 0
     ended_ms: int = 0
     drawn_late: bool = False
-
-
-class Gap(NamedTuple):
-    """Arrivals that were perhaps given out before `epoch` began at `wall_ms`, and lost."""
-
-    first: int
-    last: int
-    epoch: int
-    wall_ms: int
 
 
 @dataclass
