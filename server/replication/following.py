@@ -1,0 +1,483 @@
+"""The follower's side of the stream: find the primary, take its log, keep it, and answer for it.
+
+For each Ship, in this order: verify, append, flush, acknowledge, and apply what may be spoken of. What came in
+meanwhile is taken together, so one flush serves it all. A gap or a contradiction drops the link, and the next
+session begins with what is really on the disk; nothing is ever skipped.
+
+An edge, a follower without a data folder, does the same without the disk, and acknowledges what it has applied.
+"""
+
+import asyncio
+import random
+from bisect import insort
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from engine.errors import BadConfiguration, Damaged, Refused
+from engine.errors import StanchionError
+from server.replication.link import Link, LinkClosed, SealedLink, greet
+from server.replication.messages import (
+    PROTOCOL_VERSION,
+    Ack,
+    Answer,
+    Call,
+    Follow,
+    HandedOver,
+    Handover,
+    Heard,
+    Hello,
+    Message,
+    Peers,
+    Ring,
+    RingTaken,
+    Ship,
+    SnapshotSlice,
+    Welcome,
+)
+from server.replication.publisher import Lag
+from server.replication.replica import Replica
+from server.replication.settings import ReplicationSettings
+from server.replication.verbs import Caller
+from snapshots.segments import LogPosition
+from snapshots.shipping import ChainCheck
+from snapshots.standby import CutReport, StandbyLog
+from snapshots.wal import RESTARTS_PER_TERM, FrameHeader
+
+CONNECT_TIMEOUT_S = 3.0
+HEAR_EVERY_S = 1.0
+INBOX_LIMIT = 256
+
+log = structlog.get_logger("stanchion.replication")
+
+LinkOpener = Callable[[str], Awaitable[Link]]
+
+
+class RingTaker(Protocol):
+    """Whoever keeps the key ring of a follower."""
+
+    def take(self, sealed: bytes) -> None:
+        """Believe these keys from now on. Raises Refused where they cannot be opened."""
+
+
+class LogLeftBehind(Exception):
+    """This follower has applied what its new primary never had: its state has to be built anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowingEvents:
+    """What a follower has to tell whoever holds the role: a new backend, and the primary's peers."""
+
+    on_replica: Callable[[Replica], None]
+    on_welcome: Callable[[Welcome, str], None]
+    on_peers: Callable[[list[str]], None]
+    on_cut: Callable[[CutReport], None]
+
+
+class Following:
+    """Follows whoever is primary. It is the `Primary` of its backend: calls and barriers go over its link.
+
+    `storage` is the data folder's, or for an edge (no `log`) where a snapshot may lie while it is read.
+    """
+
+    def __init__(
+        self,
+        settings: ReplicationSettings,
+        key: str,
+        storage: Any,
+        standby_log: StandbyLog | None,
+        open_link: LinkOpener,
+        ring: RingTaker,
+        clocks: tuple[Callable[[], int], Callable[[], int]],
+        events: FollowingEvents,
+    ) -> None:
+        self._settings = settings
+        self._key = key
+        self._storage = storage
+        self._log = standby_log
+        self._open_link = open_link
+        self._ring = ring
+        self._boottime_ns, self._clock_ms = clocks
+        self._events = events
+        self._caller = Caller()
+        self._outbox = Outbox()
+        self._link: SealedLink | None = None
+        self._check = None if standby_log else ChainCheck.anywhere()
+        self._heard: dict[str, dict[int, bool]] = {}
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._waited = 0
+        self._next_barrier: asyncio.Future[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._handed_over: asyncio.Future[HandedOver] | None = None
+        self._received_bytes = 0
+        self._stopped = False
+        self.replica = Replica(self, self._clock_ms, standby_log)
+        self.welcome: Welcome | None = None
+        self.primary_node = ""
+        self.is_caught_up = False
+        self.in_step = False
+        self.committed_lsn = self.replica.applied_lsn
+        self.end_lsn = self.replica.held_lsn
+        self.promised_ns = 0
+        self.caught_up_ns = 0
+
+    # ---- what the backend asks of its primary ----------------------------------------------------------
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the link stands and this follower has caught up once."""
+        return self._link is not None and self.is_caught_up
+
+    async def call(self, verb: str, *arguments: object, **options: object) -> Any:
+        """Have the primary run a verb; returns once what it says is applied here."""
+        if self._link is None:
+            raise self.no_primary()
+        value, lsn = await self._caller.call(verb, *arguments, **options)
+        await self.applied(lsn)
+        return value
+
+    async def barrier(self) -> None:
+        """Return once this follower has applied what may be spoken of now; at once where nobody can say."""
+        if not self.is_reachable:
+            return
+        if self._next_barrier is None:
+            self._next_barrier = asyncio.get_running_loop().create_future()
+            if self._asking is None:
+                self._asking = asyncio.create_task(self._ask())
+        await asyncio.shield(self._next_barrier)
+
+    async def _ask(self) -> None:
+        """Ask one question at a time, on behalf of everybody who came while the one before was under way."""
+        try:
+            while (asked := self._next_barrier) is not None:
+                self._next_barrier = None
+                with suppress(Refused):
+                    await self.applied(await self._caller.ask())
+                if not asked.done():
+                    asked.set_result(None)
+        finally:
+            self._asking = None
+
+    async def applied(self, lsn: int) -> None:
+        """Wait until a record is applied here; at once when the link is gone."""
+        if lsn <= self.replica.applied_lsn or self._link is None:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waited += 1
+        insort(self._waiting, (lsn, self._waited, future))
+        await future
+
+    def hear(self, event_id: str, arrival: int, visible: bool) -> None:
+        """Note that somebody was heard of; the primary is told within a second."""
+        self._heard.setdefault(event_id, {})[arrival] = visible
+
+    def no_primary(self) -> Refused:
+        """Return the refusal of what only a primary does."""
+        return Refused("not_primary", "the primary cannot be reached from here", retry_after_s=1)
+
+    # ---- life ------------------------------------------------------------------------------------------
+
+    async def run(self, candidates: Callable[[], list[str]]) -> None:
+        """Follow for ever. `candidates` are the places to ask, the likeliest first.
+
+        Raises LogLeftBehind where the state has to be built anew, Damaged and BadConfiguration where a person is needed.
+        """
+        hearing = asyncio.create_task(self._tell_heard())
+        try:
+            while True:
+                for url in candidates():
+                    await self._try(url)
+                await asyncio.sleep(random.uniform(0.05, 0.25))
+        finally:
+            hearing.cancel()
+
+    async def _try(self, url: str) -> None:
+        """Ask at one place and follow it for as long as it leads."""
+        tried: list[str] = []
+        while url and url not in tried and len(tried) < 4:
+            tried.append(url)
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    link, hello = await self._connect(url)
+            except (OSError, TimeoutError, LinkClosed) as error:
+                log.debug("primary_unreachable", url=url, problem=str(error) or type(error).__name__)
+                return
+            try:
+                url = await self._session(link, hello)
+            except LinkClosed as error:
+                log.info("link_closed", url=url, why=str(error))
+                return
+            finally:
+                link.close()
+                self._lose_link()
+
+    async def _connect(self, url: str) -> tuple[SealedLink, Hello]:
+        link = await self._open_link(url)
+        try:
+            me = self._settings
+            return await greet(link, self._key, me.node_id, me.url)
+        except BaseException:
+            link.close()
+            raise
+
+    def _lose_link(self) -> None:
+        self._link = None
+        self._caller.drop(self.no_primary())
+        waiting, self._waiting = self._waiting, []
+        for _, _, future in waiting:
+            if not future.done():
+                future.set_result(None)
+        if self._next_barrier is not None and not self._next_barrier.done():
+            self._next_barrier.set_result(None)
+            self._next_barrier = None
+        if self._handed_over is not None and not self._handed_over.done():
+            self._handed_over.set_exception(Refused("backend_unavailable", "the primary went away meanwhile"))
+
+    # ---- a session -------------------------------------------------------------------------------------
+
+    async def _session(self, link: SealedLink, hello: Hello) -> str:
+        """Follow one primary until the link closes; returns where else to ask when it is none."""
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await link.send(self._follow())
+            welcome = await self._welcomed(link)
+        while welcome.begin == "cut":
+            await self._cut(welcome)
+            await link.send(self._follow())
+            welcome = await self._welcomed(link)
+        if welcome.begin == "elsewhere":
+            return welcome.primary_url
+        if welcome.begin == "refused":
+            raise LinkClosed(f"{hello.url} refuses: {welcome.problem}")
+        if welcome.epoch // RESTARTS_PER_TERM < self._epoch // RESTARTS_PER_TERM:
+            raise LinkClosed(f"{hello.url} leads an older term than this follower knows")
+        if welcome.ring:
+            self._ring.take(welcome.ring)
+        self.welcome, self.primary_node = welcome, hello.node_id
+        self._events.on_welcome(welcome, hello.node_id)
+        if welcome.begin == "snapshot":
+            await self._take_snapshot(link)
+        self._received_bytes = 0
+        await self._stream(link)
+        return ""
+
+    @property
+    def _epoch(self) -> int:
+        return self._log.epoch if self._log is not None else self._checked.epoch
+
+    @property
+    def _checked(self) -> ChainCheck:
+        assert self._check is not None, "a standby's log does its own checking"
+        return self._check
+
+    def _follow(self) -> Follow:
+        if self._log is not None:
+            log_id, position = self._log.log_id, self._log.position
+            known_lsn = max(self.committed_lsn, self._log.durable_lsn)
+        else:
+            log_id, position, known_lsn = b"", self._checked.position, self.committed_lsn
+        nothing = position is None or position.sequence == 0
+        return Follow(log_id, None if nothing else position, self._epoch, known_lsn, self._log is not None)
+
+    async def _welcomed(self, link: SealedLink) -> Welcome:
+        message = await link.receive()
+        if not isinstance(message, Welcome):
+            raise LinkClosed("a welcome was due")
+        return message
+
+    async def _cut(self, welcome: Welcome) -> None:
+        """Go back to where this log and the primary's are the same, and keep what is behind it aside."""
+        place = None if self._log is None else self._log.best_cut(welcome.starts)
+        applied_lsn = self.replica.applied_lsn
+        if self._log is not None:
+            why = f"the primary of term {welcome.epoch // RESTARTS_PER_TERM} never had it"
+            if place is None:
+                report = await asyncio.to_thread(self._log.start_over)
+            else:
+                report = await asyncio.to_thread(self._log.cut, place, why)
+            self._events.on_cut(report)
+        else:
+            self._check = ChainCheck.anywhere()
+        if applied_lsn > (0 if place is None else place.lsn) or self.replica.held_lsn > applied_lsn:
+            raise LogLeftBehind
+
+    async def _take_snapshot(self, link: SealedLink) -> None:
+        """Put a snapshot in the place of whatever there was."""
+        if self.replica.held_lsn:
+            if self._log is not None and self._log.position.sequence:
+                self._events.on_cut(await asyncio.to_thread(self._log.start_over))
+            raise LogLeftBehind
+        slices = SliceReader(link)
+        if self._log is not None:
+            await self._log.receive_snapshot(slices)
+            self.replica.load(self._log.snapshot_parts())
+        else:
+            self.replica.load(await slices.parts(self._storage))
+        self._events.on_replica(self.replica)
+
+    async def _stream(self, link: SealedLink) -> None:
+        """Take what comes until the link closes; one task reads, one sends, this one does what is said."""
+        inbox: asyncio.Queue[Message] = asyncio.Queue(INBOX_LIMIT)
+        self._outbox = Outbox()
+        self._caller.connect(self._outbox.put)
+        self._link = link
+        ends = {asyncio.create_task(_read(link, inbox)), asyncio.create_task(self._outbox.send_over(link))}
+        taking = asyncio.create_task(self._take_all(inbox))
+        try:
+            await asyncio.wait({*ends, taking}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._lose_link()
+            link.close()
+            for task in (*ends, taking):
+                task.cancel()
+            await asyncio.wait({*ends, taking})
+        for task in (taking, *ends):
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    async def _take_all(self, inbox: "asyncio.Queue[Message]") -> None:
+        while True:
+            batch = [await inbox.get()]
+            while not inbox.empty():
+                batch.append(inbox.get_nowait())
+            await self._take([message for message in batch if isinstance(message, Ship)])
+            for message in batch:
+                self._take_word(message)
+
+    async def _take(self, ships: list[Ship]) -> None:
+        """Append, flush, acknowledge, apply: everything that came, at once."""
+        if not ships:
+            return
+        pieces = [piece for ship in ships for piece in ship.pieces]
+        newest = ships[-1]
+        await self._keep(pieces)
+        self._received_bytes += sum(map(len, pieces))
+        self.committed_lsn = max(self.committed_lsn, newest.committed_lsn)
+        self.end_lsn, self.end_bytes = newest.end_lsn, newest.end_bytes
+        if self._log is not None:
+            self._acknowledge(self._log.position.lsn, newest)
+        await self.replica.apply(self.committed_lsn, newest.now_ms)
+        if self._log is None:
+            self._acknowledge(self.replica.applied_lsn, newest)
+        self._answer_waiting()
+        if self.replica.held_lsn >= newest.end_lsn:
+            self.caught_up_ns = self._boottime_ns()
+            if not self.is_caught_up:
+                self.is_caught_up = True
+                self._events.on_replica(self.replica)
+
+    async def _keep(self, pieces: list[bytes]) -> None:
+        """Verify the pieces, write them where there is a disk, and hold their records."""
+        try:
+            if self._log is not None:
+                for header, piece in await self._log.append(pieces):
+                    self.replica.take(header, piece)
+            else:
+                for piece in pieces:
+                    header = self._checked.take(piece)
+                    if isinstance(header, FrameHeader):
+                        self.replica.take(header, piece)
+        except Damaged as error:
+            log.error("stream_contradicts", problem=str(error))
+            raise LinkClosed(f"what came does not continue this log: {error}") from error
+
+    def _acknowledge(self, lsn: int, newest: Ship) -> None:
+        """Say what is safe here; whoever is in step promises with it not to take over for a while."""
+        self.in_step = newest.in_step
+        self.promised_ns = self._boottime_ns()
+        self._outbox.put(Ack(lsn, newest.sent_ns, self._received_bytes))
+
+    def _answer_waiting(self) -> None:
+        lsn = self.replica.applied_lsn
+        while self._waiting and self._waiting[0][0] <= lsn:
+            _, _, future = self._waiting.pop(0)
+            if not future.done():
+                future.set_result(None)
+
+    def _take_word(self, message: Message) -> None:
+        match message:
+            case Ship():
+                return
+            case Answer():
+                self._caller.answered(message)
+            case Ring():
+                self._ring.take(message.sealed)
+                self._outbox.put(RingTaken(message.generation))
+            case Peers():
+                self._events.on_peers(message.urls)
+            case HandedOver():
+                if self._handed_over is not None and not self._handed_over.done():
+                    self._handed_over.set_result(message)
+            case _:
+                raise LinkClosed("a primary says what only a follower does")
+
+    async def _tell_heard(self) -> None:
+        while True:
+            await asyncio.sleep(HEAR_EVERY_S)
+            if self._link is None:
+                continue
+            heard, self._heard = self._heard, {}
+            for event_id, arrivals in heard.items():
+                visible = [arrival for arrival, is_visible in arrivals.items() if is_visible]
+                hidden = [arrival for arrival, is_visible in arrivals.items() if not is_visible]
+                self._outbox.put(Heard(event_id, visible, hidden))
+
+    # ---- taking over -------------------------------------------------------------------------------------
+
+    async def ask_to_hand_over(self, timeout_s: float) -> HandedOver:
+        """Ask the primary to stop and hand over; returns once everything it has is here. Raises Refused."""
+        if self._link is None:
+            raise self.no_primary()
+        self._handed_over = asyncio.get_running_loop().create_future()
+        self._outbox.put(Handover())
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._handed_over
+        except TimeoutError:
+            raise Refused("backend_unavailable", "the primary did not hand over in time", retry_after_s=1) from None
+
+    def hang_up(self) -> None:
+        """Close the link: nothing is acknowledged from here on until the next session."""
+        if self._link is not None:
+            self._link.close()
+            self._lose_link()
+
+    def lag(self) -> Lag:
+        """Return how far this follower is behind its primary."""
+        records = max(0, self.end_lsn - self.replica.applied_lsn)
+        seconds = (self._boottime_ns() - self.caught_up_ns) / 1e9 if self.caught_up_ns else 0.0
+        behind = records > 0 or self._link is None
+        return Lag(records, 0, seconds if behind else 0.0)
+
+    def may_seek_promotion(self, now_ns: int) -> bool:
+        """Whether the promise given with the last acknowledgement is over, and this standby was in step."""
+        return self._log is not None and self.in_step and now_ns - self.promised_ns >= self._settings.lease_s * MARGIN * 1e9
+
+
+class Outbox:
+    """What is to be sent, in the order it was put; one task sends it."""
+
+    def __init__(self) -> None:
+        self._messages: list[Message] = []
+        self._wake = asyncio.Event()
+
+    def put(self, message: Message) -> None:
+        """Have a message sent soon."""
+        self._messages.append(message)
+        self._wake.set()
+
+    async def send_over(self, link: SealedLink) -> None:
+        """Send until the link closes."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            messages, self._messages = self._messages, []
+            for message in messages:
+                await link.send(message)
+
+
+async def _read(link: SealedLink, inbox: "asyncio.Queue[Message]") -> None:
+    while True:
+        await inbox.put(await link.receive())

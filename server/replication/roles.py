@@ -1,0 +1,516 @@
+"""Which role this process has, and how it changes: the one place where a primary becomes a follower and back.
+
+A process starts as what it is told to be, after asking: a primary first asks the witness and the followers it
+remembers whether a higher term exists, and follows if it does. From then on one loop runs one role after the other.
+The `Seat` is what the rest of the process holds; between two roles it answers `not_primary`.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import structlog
+
+from engine.backends.seat import Seat
+from engine.errors import BadConfiguration, Refused
+from server.replication.following import Following, FollowingEvents, LinkOpener, LogLeftBehind
+from server.replication.leading import Clocks, Leading, Stepdown
+from server.replication.lease import LeaseKeeper, LeaseWatch
+from server.replication.link import Link, LinkClosed, answer, greet
+from server.replication.messages import Follow, Ring, Welcome
+from server.replication.replica import Replica
+from server.replication.settings import ReplicationSettings
+from server.replication.witness import Lease, Witness, WitnessUnreachable
+from snapshots.journal import Journal
+from snapshots.options import JournalOptions
+from snapshots.scan import read_segment_header
+from snapshots.standby import CutReport, StandbyLog
+from snapshots.storage import Storage
+from snapshots.survey import segment_names
+from snapshots.wal import RESTARTS_PER_TERM, SegmentHeader
+
+ASK_TIMEOUT_S = 1.0
+ASK_PEERS_EVERY_S = 5.0
+HANDOVER_TIMEOUT_S = 10.0
+
+log = structlog.get_logger("stanchion.replication")
+
+
+class PeerStore(Protocol):
+    """Where the URLs of the others are remembered."""
+
+    def load(self) -> list[str]:
+        """Return what was saved last."""
+
+    def save(self, urls: list[str]) -> None:
+        """Remember these."""
+
+
+class KeyPort(Protocol):
+    """The key ring, as replication sees it."""
+
+    @property
+    def draw_key(self) -> bytes:
+        """What the secrets of draws are made of."""
+
+    def handshake_keys(self) -> list[str]:
+        """Return what a peer may show that it holds, the one this process shows first."""
+
+    def sealed(self) -> Ring:
+        """Return the ring as it is handed on."""
+
+    def take(self, sealed: bytes) -> None:
+        """Believe a ring that was handed on."""
+
+    def lead(self, hand_on: Callable[[Ring], Awaitable[None]] | None) -> None:
+        """Changes are handed on with this from now on; None: this process may not change keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a process stands on. `storage` is None for an edge, `scratch` is where it may put a snapshot meanwhile.
+
+    `open_witness` gets the id of the cluster. `follow` is where to begin as a follower, None to begin as primary.
+    """
+
+    settings: ReplicationSettings
+    storage: Storage | None
+    scratch: Storage | None
+    options: JournalOptions
+    open_link: LinkOpener
+    open_witness: Callable[[bytes], Witness] | None
+    follow: str | None
+    peers: PeerStore
+    keys: KeyPort
+    clocks: Clocks
+
+
+class Member:
+    """One process among those that hold one line. `seat` is its backend, whatever role it has."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._settings = ground.settings
+        self.seat = Seat()
+        self.leading: Leading | None = None
+        self.following: Following | None = None
+        self.last_cut: CutReport | None = None
+        self.promoted_lost: str | None = None
+        self._log: StandbyLog | None = None
+        self._witness: Witness | None = None
+        self._urls: list[str] = [url for url in ground.peers.load() if url != ground.settings.url]
+        self._primary_url = ground.follow or ""
+        self._promotion: asyncio.Future[_Promotion] = asyncio.get_running_loop().create_future()
+        self._seeking = False
+        self._watched: Lease | None = None
+        self._welcomed = asyncio.Event()
+        self.seat.vacate(self._not_primary("this server has just started"))
+
+    @property
+    def role(self) -> str:
+        """What this process is now."""
+        return "primary" if self.leading else "follower" if self.following else "none"
+
+    @property
+    def term(self) -> int:
+        """The newest term this process knows of."""
+        if self.leading is not None:
+            return self.leading.term
+        welcome = self.following.welcome if self.following is not None else None
+        known = 0 if self._log is None else self._log.epoch
+        return max(known, 0 if welcome is None else welcome.epoch) // RESTARTS_PER_TERM
+
+    # ---- life ------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Find out the role and be ready for it; a primary is open for writes when this returns."""
+        if self._ground.follow is None:
+            await self._start_as_primary()
+        if self.leading is None:
+            self._open_log()
+            self._follow_anew()
+
+    async def run(self) -> None:
+        """Run one role after the other; raises StanchionError where the process has to end."""
+        while True:
+            if self.leading is not None:
+                await self._lead(self.leading)
+            else:
+                await self._follow()
+
+    async def welcomed(self) -> None:
+        """Wait until a primary has welcomed this follower."""
+        await self._welcomed.wait()
+
+    async def close(self) -> None:
+        """Let everything go in good order."""
+        refused = self._not_primary("this server is shutting down")
+        if self.leading is not None:
+            await self.leading.close(refused)
+        elif self._log is not None:
+            await self._log.close()
+        if self._witness is not None:
+            await self._witness.close()
+
+    async def serve(self, link: Link) -> None:
+        """Serve one link that somebody opened here."""
+        sealed, hello = await answer(link, self._ground.keys.handshake_keys(), self._settings.node_id, self._settings.url)
+        try:
+            follow = await sealed.receive()
+            if not isinstance(follow, Follow):
+                raise LinkClosed("a follower says first from where it follows")
+            if self.leading is not None:
+                await self.leading.publisher.serve(sealed, hello, follow)
+            else:
+                await sealed.send(self._elsewhere())
+        except LinkClosed:
+            pass
+        finally:
+            sealed.close()
+
+    def _elsewhere(self) -> Welcome:
+        known = "" if self.following is None or self.following.welcome is None else self._primary_url
+        settings, epoch = self._settings, self.term * RESTARTS_PER_TERM
+        log_id = b"" if self._log is None else self._log.log_id
+        return Welcome(
+            "elsewhere", self.role, epoch, log_id, known, "", settings.mode, settings.lease_s, b"", self._urls, []
+        )
+
+    def _not_primary(self, detail: str) -> Refused:
+        return Refused("not_primary", detail, retry_after_s=1)
+
+    # ---- as primary ------------------------------------------------------------------------------------
+
+    async def _start_as_primary(self) -> None:
+        """Lead, unless somebody else does."""
+        storage, known = self._ground.storage, None
+        assert storage is not None, "a primary has a data folder"
+        known = _newest_segment(storage)
+        term = max(1, 0 if known is None else known.epoch // RESTARTS_PER_TERM)
+        if known is not None and (url := await self._who_leads_since(term)) is not None:
+            self._primary_url = url
+            return
+        journal = Journal.open(storage, self._ground.options)
+        await self._take_the_lead(journal, None, None)
+
+    async def _take_the_lead(self, journal: Journal, replica: Replica | None, lease: Lease | None) -> None:
+        """Hold the lease where there is one, and open for writes; follow instead where the witness says so."""
+        keeper = None
+        if (witness := self._open_witness(journal.log_id)) is not None:
+            keeper = LeaseKeeper(witness, self._settings.node_id, self._settings.lease_s, self._clocks.boottime_ns)
+            term = journal.epoch // RESTARTS_PER_TERM
+            is_forced = replica is not None and lease is None
+            held = await keeper.acquire(term, self._settings.url, old_primary_is_dead=is_forced)
+            if (held.holder, held.term) != (self._settings.node_id, term) or not await keeper.name_standby(None):
+                await self._yield_to(journal, held)
+                return
+        keys = self._ground.keys
+        leading = Leading(
+            self._settings,
+            journal,
+            keeper,
+            self._clocks,
+            keys.draw_key,
+            keys,
+            lambda: list(self._urls),
+            self._meet,
+            None if replica is None else replica.venue,
+        )
+        await leading.start()
+        self.leading, self.following, self._log = leading, None, None
+        keys.lead(leading.publisher.hand_on)
+        self.seat.take(leading.backend)
+        log.info("leading", term=leading.term, epoch=journal.epoch, lost=journal.lost)
+
+    async def _yield_to(self, journal: Journal, held: Lease) -> None:
+        """Be a follower after all; a term that this process took and did not live to write down is taken up again."""
+        await journal.close()
+        if held.holder == self._settings.node_id:
+            assert self._ground.storage is not None
+            options = _least_epoch(self._ground.options, held.term * RESTARTS_PER_TERM)
+            await self._take_the_lead(Journal.open(self._ground.storage, options), None, None)
+            return
+        self._primary_url = held.url
+
+    @property
+    def _clocks(self) -> Clocks:
+        return self._ground.clocks
+
+    def _open_witness(self, cluster_id: bytes) -> Witness | None:
+        if self._witness is None and self._ground.open_witness is not None:
+            self._witness = self._ground.open_witness(cluster_id)
+        return self._witness
+
+    async def _lead(self, leading: Leading) -> None:
+        """Lead until it ends, then become a follower."""
+        asking = asyncio.create_task(self._look_for_higher_terms(leading))
+        try:
+            stepdown = await leading.run()
+        finally:
+            asking.cancel()
+        await self._step_down(leading, stepdown)
+
+    async def _step_down(self, leading: Leading, stepdown: Stepdown) -> None:
+        log.warning("stepping_down", why=stepdown.why, primary=stepdown.url, term=leading.term)
+        refused = self._not_primary(f"this server is no longer the primary: {stepdown.why}")
+        self.seat.vacate(refused)
+        self._ground.keys.lead(None)
+        self.leading = None
+        await leading.close(refused)
+        self._primary_url = stepdown.url or self._primary_url
+        self._open_log()
+        self._follow_anew()
+
+    async def _look_for_higher_terms(self, leading: Leading) -> None:
+        """Ask the followers that are not here whether they know of a higher term: one of them may have been promoted."""
+        while True:
+            await asyncio.sleep(ASK_PEERS_EVERY_S)
+            here = [session.hello.url for session in leading.publisher.sessions.values()]
+            for url in [url for url in self._urls if url not in here]:
+                if (welcome := await self._ask(url)) is not None:
+                    leading.superseded(welcome.epoch // RESTARTS_PER_TERM, welcome.primary_url or url)
+
+    async def _who_leads_since(self, term: int) -> str | None:
+        """Return who leads a higher term than this process knows of, None where nobody says so."""
+        answers = await asyncio.gather(*(self._ask(url) for url in self._urls))
+        higher = [
+            (welcome.epoch // RESTARTS_PER_TERM, welcome.primary_url or url)
+            for url, welcome in zip(self._urls, answers, strict=True)
+            if welcome is not None and welcome.epoch // RESTARTS_PER_TERM > term
+        ]
+        return max(higher)[1] if higher else None
+
+    async def _ask(self, url: str) -> Welcome | None:
+        """Ask one peer who is who; None where it does not answer."""
+        keys, settings = self._ground.keys, self._settings
+        with suppress(OSError, TimeoutError, LinkClosed, Refused):
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                link = await self._ground.open_link(url)
+                try:
+                    sealed, _ = await greet(link, keys.handshake_keys()[0], settings.node_id, settings.url)
+                    await sealed.send(Follow(b"", None, 0, 0, False, True))
+                    welcome = await sealed.receive()
+                finally:
+                    link.close()
+            return welcome if isinstance(welcome, Welcome) else None
+        return None
+
+    # ---- as follower ------------------------------------------------------------------------------------
+
+    def _open_log(self) -> None:
+        if self._ground.storage is not None and self._log is None:
+            self._log = StandbyLog.open(self._ground.storage, self._ground.options)
+
+    def _follow_anew(self) -> None:
+        """Begin to follow with a state built from what is on the disk."""
+        events = FollowingEvents(self._take_replica, self._take_welcome, self._take_peers, self._take_cut)
+        storage = self._ground.storage or self._ground.scratch
+        self.following = Following(
+            self._settings,
+            self._ground.keys.handshake_keys()[0],
+            storage,
+            self._log,
+            self._ground.open_link,
+            self._ground.keys,
+            self._clocks,
+            events,
+        )
+        self._promotion = asyncio.get_running_loop().create_future()
+        if self.following.replica.held_lsn:
+            self._take_replica(self.following.replica)
+
+    async def _follow(self) -> None:
+        """Follow until this process is to lead, or its state has to be built anew."""
+        following = self.following
+        assert following is not None
+        tasks = [asyncio.create_task(following.run(self._candidates))]
+        if self._ground.open_witness is not None and self._log is not None:
+            tasks.append(asyncio.create_task(self._watch(following)))
+        try:
+            await asyncio.wait({*tasks, self._promotion}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled() and isinstance(error := task.exception(), LogLeftBehind):
+                await self._build_anew()
+                return
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+        if self._promotion.done():
+            await self._promote(following, self._promotion.result())
+
+    async def _build_anew(self) -> None:
+        """Close what is there and build the state from the disk, which holds only what the new primary has, too."""
+        self.seat.vacate(self._not_primary("this server is taking up the state of a new primary"))
+        if self._log is not None:
+            await self._log.close()
+            self._log = None
+        self._open_log()
+        self._follow_anew()
+
+    def _candidates(self) -> list[str]:
+        """Return where the primary may be, the likeliest first."""
+        if self._seeking:
+            return []
+        named = "" if self._watched is None else self._watched.url
+        order = [self._primary_url, named, self._ground.follow or "", *self._urls]
+        return [url for url in dict.fromkeys(order) if url and url != self._settings.url]
+
+    def _take_replica(self, replica: Replica) -> None:
+        self.seat.take(replica.backend)
+
+    def _take_welcome(self, welcome: Welcome, node_id: str) -> None:
+        self._primary_url = welcome.primary_url
+        self._take_peers([*welcome.peers, welcome.primary_url])
+        self._welcomed.set()
+        log.info("following", primary=welcome.primary_url, node_id=node_id, epoch=welcome.epoch, begin=welcome.begin)
+
+    def _take_peers(self, urls: list[str]) -> None:
+        for url in urls:
+            self._meet(url)
+
+    def _meet(self, url: str) -> None:
+        if url and url != self._settings.url and url not in self._urls:
+            self._urls.append(url)
+            self._ground.peers.save(self._urls)
+            if self.leading is not None:
+                self.leading.publisher.tell_peers()
+
+    def _take_cut(self, report: CutReport) -> None:
+        self.last_cut = report
+        log.error("history_put_aside", what=report.sentence)
+
+    # ---- becoming primary ----------------------------------------------------------------------------------
+
+    async def _watch(self, following: Following) -> None:
+        """Take over when the primary has been silent for the lease and the witness agrees."""
+        while following.welcome is None:
+            await asyncio.sleep(self._settings.lease_s / 10)
+        witness = self._open_witness(following.welcome.log_id)
+        assert witness is not None
+        watch = LeaseWatch(witness, self._settings.lease_s, self._clocks.boottime_ns)
+        looking = asyncio.create_task(watch.run())
+        try:
+            while True:
+                await asyncio.sleep(self._settings.lease_s / 15)
+                self._watched = watch.lease
+                if following.may_seek_promotion(self._clocks.boottime_ns()):
+                    lease = await self._seek(following, watch)
+                    if lease is not None:
+                        self._promotion.set_result(_Promotion(None, lease))
+                        return
+        finally:
+            looking.cancel()
+
+    async def _seek(self, following: Following, watch: LeaseWatch) -> Lease | None:
+        """Try to take over; from before the attempt until it failed nothing is acknowledged to anybody."""
+        self._seeking = True
+        following.hang_up()
+        while True:
+            try:
+                welcome, me = following.welcome, self._settings
+                assert welcome is not None
+                lease = await watch.try_take(
+                    welcome.epoch // RESTARTS_PER_TERM, following.primary_node, me.node_id, me.url
+                )
+            except WitnessUnreachable:
+                await asyncio.sleep(self._settings.lease_s / 15)
+                continue
+            if lease is None:
+                self._seeking = False
+            return lease
+
+    async def promote(self, *, old_primary_is_dead: bool = False) -> str:
+        """Make this standby the primary, by hand; returns what may have been lost, "" for nothing. Raises Refused."""
+        following = self.following
+        if self.leading is not None:
+            raise Refused("conflict", "this server is the primary already", reason="is_primary")
+        if following is None or self._log is None:
+            raise Refused("conflict", "a follower without a data folder cannot be promoted", reason="no_data")
+        lost = ""
+        if following.is_reachable:
+            handed = await following.ask_to_hand_over(HANDOVER_TIMEOUT_S)
+            if handed.problem:
+                raise Refused("conflict", f"the primary did not hand over: {handed.problem}", reason="not_handed_over")
+        else:
+            await self._check_dead(old_primary_is_dead)
+            lost = f"what was acknowledged after LSN {self._log.position.lsn} by the primary of term {self.term}"
+        self._promotion.set_result(_Promotion(lost or None, None))
+        while self.leading is None:
+            await asyncio.sleep(0.01)
+        return lost
+
+    async def _check_dead(self, is_said_so: bool) -> None:
+        """Refuse where the old primary may be alive: a port that refuses is dead, silence says nothing."""
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                link = await self._ground.open_link(self._primary_url)
+        except ConnectionRefusedError:
+            return
+        except (OSError, TimeoutError, LinkClosed):
+            if is_said_so:
+                return
+            raise Refused(
+                "conflict",
+                f"{self._primary_url} does not answer, and may be alive behind a broken network: only you can know. "
+                "Make sure that it is stopped, and say --old-primary-is-dead",
+                reason="old_primary_unknown",
+            ) from None
+        link.close()
+        if not is_said_so:
+            raise Refused(
+                "conflict", "the primary answers, but this follower is not connected to it yet", reason="not_following"
+            )
+
+    async def _promote(self, following: Following, promotion: "_Promotion") -> None:
+        """Make the next term durable, apply what is held, and open for writes."""
+        standby_log = self._log
+        assert standby_log is not None
+        self.seat.vacate(self._not_primary("this server is becoming the primary"))
+        term = self.term + 1 if promotion.lease is None else promotion.lease.term
+        journal = standby_log.promote(term * RESTARTS_PER_TERM, promotion.lost)
+        replica = following.replica
+        replica.apply_everything(replica.backend.now_ms())
+        self.promoted_lost, self._seeking, self._log = promotion.lost, False, None
+        await self._take_the_lead(journal, replica, promotion.lease)
+        if self.leading is None:
+            self.following = None
+            self._open_log()
+            self._follow_anew()
+
+    def status(self) -> Mapping[str, Any]:
+        """Return role, term and lag, for status pages and metrics."""
+        facts: dict[str, Any] = {"role": self.role, "mode": self._settings.mode, "term": self.term}
+        if self.leading is not None:
+            agreement = self.leading.agreement
+            facts |= {"standing": agreement.standing.value, "standby": agreement.standby}
+            facts |= {"committed_lsn": self.leading.replicated.durable_lsn, "followers": self.leading.lags()}
+        elif self.following is not None:
+            following = self.following
+            facts |= {"in_step": following.in_step, "primary_url": self._primary_url}
+            facts |= {"committed_lsn": following.committed_lsn, "lag": following.lag()}
+        facts["put_aside"] = None if self.last_cut is None else self.last_cut.sentence
+        return facts
+
+
+@dataclass(frozen=True, slots=True)
+class _Promotion:
+    """What may have been lost, and the lease where the witness gave one."""
+
+    lost: str | None
+    lease: Lease | None
+
+
+def _newest_segment(storage: Storage) -> SegmentHeader | None:
+    names = segment_names(storage)
+    header = read_segment_header(storage, names[-1]) if names else None
+    return header if isinstance(header, SegmentHeader) else None
+
+
+def _least_epoch(options: JournalOptions, epoch: int) -> JournalOptions:
+    return replace(options, least_epoch=epoch)
