@@ -18,6 +18,7 @@ bounded by the number of operations, not exponential in it.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, combinations, product
+from random import Random
 
 SECTOR_BYTES = 512
 SUBSETS_UP_TO = 4
@@ -203,6 +204,17 @@ class DiskModel:
                     files = tuple(sorted((name, contents[inode]) for name, inode in kept.items()))
                     images.add(Image(folders, files))
         return images
+
+    def crash_image(self, random: Random) -> Image:
+        """Return one of the states that a crash at this moment may leave; here several files may differ at once."""
+        names = dict(self._durable_names)
+        for changes in self._pending.values():
+            for change in random.choice(_choices(changes)):
+                change.apply(names)
+        folders = frozenset(random.choice((self._durable_folders, self.folders)))
+        kept = [(name, inode) for name, inode in sorted(names.items()) if name.rpartition("/")[0] in folders]
+        contents = {inode: random.choice(sorted(self.files[inode].crash_contents())) for _, inode in kept}
+        return Image(folders, tuple((name, contents[inode]) for name, inode in kept))
 
     def image(self) -> Image:
         """Return the state a process sees that starts after this one was killed, the machine running on."""

@@ -9,6 +9,7 @@ import errno
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from random import Random
 
 from engine.errors import Locked, StorageFailed
 from snapshots.disk_model import DiskModel, Image
@@ -27,9 +28,10 @@ Operation = tuple[str, tuple[object, ...]]
 @dataclass(slots=True)
 class Faults:
     """What is to go wrong: the n-th call of all (from 1) fails; the space is limited; the process is dead, or dies
-    just before the next call named `die_before`."""
+    just before the next call named `die_before` or in the n-th of all."""
 
     fail_at_call: int | None = None
+    die_at_call: int | None = None
     capacity_bytes: int | None = None
     die_before: str | None = None
     dead: bool = False
@@ -130,6 +132,11 @@ class MemoryStorage:
         with self._shared.mutex:
             return self._shared.model.image()
 
+    def crash_image(self, random: Random) -> Image:
+        """Return one of the states that a power cut at this moment may leave."""
+        with self._shared.mutex:
+            return self._shared.model.crash_image(random)
+
     def kill(self) -> "MemoryStorage":
         """Kill the process: nothing it still does has an effect. Return the storage for the next one."""
         with self._shared.mutex:
@@ -152,7 +159,7 @@ class MemoryStorage:
         """Count a call; raises StorageFailed if it is the one to fail."""
         faults = self.faults
         faults.calls += 1
-        faults.dead = faults.dead or action == faults.die_before
+        faults.dead = faults.dead or action == faults.die_before or faults.calls == faults.die_at_call
         if faults.dead:
             raise StorageFailed("this process was killed")
         if faults.calls == faults.fail_at_call:
@@ -161,14 +168,14 @@ class MemoryStorage:
 
     def _fail_halfway(self, action: str, arguments: tuple[object, ...]) -> None:
         """Let a failing call do the worst it may: half a write; a flush after which the data is lost."""
-        if self.faults.dead:
+        if self.faults.dead and self.faults.calls != self.faults.die_at_call:
             return
         follow: Operation | None = None
         if action == "write":
             inode, offset, data = arguments
             assert isinstance(data, bytes)
             follow = ("write", (inode, offset, data[: len(data) // 2]))
-        elif action in FLUSHES:
+        elif action in FLUSHES and not self.faults.dead:
             follow = ("lose", arguments)
         if follow is not None:
             self._shared.trace.append(follow)

@@ -1,5 +1,7 @@
 """The crash model leaves a crash every freedom a disk has, and no more."""
 
+from random import Random
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -111,3 +113,12 @@ def test_old_and_new_are_among_the_outcomes_and_what_was_flushed_never_changes(
             byte in (old, new)
             for byte, old, new in zip(content, durable.ljust(len(content), b"\0"), bytes(state.cached), strict=False)
         )
+
+
+def test_a_crash_by_chance_leaves_each_state_that_a_crash_may_leave_and_no_other() -> None:
+    model = model_with("log/a")
+    model.files[model.names["log/a"]].write(0, b"newer")
+    model.create("log/b")
+    model.rename("log/b", "log/c")
+    by_chance = {model.crash_image(Random(seed)) for seed in range(500)}
+    assert by_chance == model.crash_images()
