@@ -84,7 +84,7 @@ class SimulatedLink:
         """Take a message, or (None) the end, off the network; runs in this end's process."""
         if data is None:
             self._is_ended = True
-        else:
+        elif not self._is_ended:
             self._there.append(data)
         self.wake()
 
