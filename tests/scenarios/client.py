@@ -85,24 +85,31 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        buffer = self._buffer = self._buffer + data if self._buffer else data
-        head_end = buffer.find(b"\r\n\r\n")
-        if head_end < 0:
+        self._buffer = buffer = self._buffer + data if self._buffer else data
+        answer = cut_answer(buffer)
+        if answer is None:
             return
-        at = buffer.find(b"Content-Length: ", 0, head_end)
-        length = int(buffer[at + 16 : buffer.find(b"\r", at)]) if at >= 0 else 0
-        end = head_end + 4 + length
-        if len(buffer) < end:
-            return
-        self._buffer = buffer[end:]
+        status, body, self._buffer = answer
         if self._waiting is not None and not self._waiting.done():
-            reply = Reply(int(buffer[9:12]), buffer[head_end + 4 : end], self._sent_s, time.monotonic())
-            self._waiting.set_result(reply)
+            self._waiting.set_result(Reply(status, body, self._sent_s, time.monotonic()))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = exc or ConnectionError("the server hung up")
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(ConnectionError("the server hung up before it answered"))
+
+
+def cut_answer(buffer: bytes) -> tuple[int, bytes, bytes] | None:
+    """Return (status, body, what follows) of the first answer in a buffer, None while it is not whole."""
+    head_end = buffer.find(b"\r\n\r\n")
+    if head_end < 0:
+        return None
+    at = buffer.find(b"Content-Length: ", 0, head_end)
+    length = int(buffer[at + 16 : buffer.find(b"\r", at)]) if at >= 0 else 0
+    end = head_end + 4 + length
+    if len(buffer) < end:
+        return None
+    return int(buffer[9:12]), buffer[head_end + 4 : end], buffer[end:]
 
 
 def request(method: str, path: str, body: object = None, *, bearer: str = "", key: str = "") -> bytes:

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,17 @@ def cli(*arguments: object, env: Mapping[str, str] | None = None, stdin: str = "
 
 
 class Daemon:
-    """`stanchion serve` in a process of its own, listening."""
+    """`stanchion serve`, or another command that serves, in a process of its own, listening."""
 
-    def __init__(self, data: Path, *flags: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, data: Path, *flags: str, env: Mapping[str, str] | None = None, command: Sequence[str] = ("serve",)
+    ) -> None:
         self.data = data
         data.parent.mkdir(parents=True, exist_ok=True)
         self._log = data.parent / f"{data.name}.{time.monotonic_ns()}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*CLI, "serve", "--port", "0", "--data", str(data), *flags],
+                [*CLI, *command, "--port", "0", "--data", str(data), *flags],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=clean_environment(env),
