@@ -58,7 +58,10 @@ RESERVE: Sequence[Record] = []
 
 
 class CommitThread:
-    """Commits batches in order and reports through `tell`, which is called in this thread."""
+    """Commits batches in order and reports through `tell`, which is called in this thread.
+
+    `perform`, `_begin` and `_put` are where another scheduler of the jobs can take the place of the thread.
+    """
 
     def __init__(self, writer: SegmentWriter, tell: Callable[[Message], None], retry_s: float) -> None:
         self._writer = writer
@@ -73,25 +76,31 @@ class CommitThread:
     def start(self) -> Space:
         """Reserve the next segment, in the calling thread, and begin; raises StorageFailed."""
         self._try_reserve()
-        self._thread.start()
+        self._begin()
         return self._space()
 
     def commit(self, batch: Sequence[Record]) -> None:
         """Hand over a batch; an empty one becomes an empty frame."""
-        self._jobs.put(batch)
+        self._put(batch)
 
     def reserve(self) -> None:
         """Try again to reserve the next segment."""
-        self._jobs.put(RESERVE)
+        self._put(RESERVE)
 
     def stop(self) -> None:
         """Seal the log after what was handed over; a batch that waits for room fails."""
         self._stopping.set()
-        self._jobs.put(None)
+        self._put(None)
 
     def join(self) -> None:
         """Wait for the thread to end."""
         self._thread.join()
+
+    def _begin(self) -> None:
+        self._thread.start()
+
+    def _put(self, job: Sequence[Record] | None) -> None:
+        self._jobs.put(job)
 
     def _space(self) -> Space:
         return Space(self._writer.free_bytes, self._disk_full)
@@ -101,18 +110,26 @@ class CommitThread:
         return not self._disk_full
 
     def _run(self) -> None:
+        while self.perform(self._jobs.get()):
+            pass
+
+    def perform(self, job: Sequence[Record] | None) -> bool:
+        """Do one job; returns whether others may follow, which they may not after None or after a failure."""
         try:
-            while (batch := self._jobs.get()) is not None:
-                if batch is not RESERVE:
-                    self._tell(self._commit(batch))
-                self._reserve()
-            self._writer.close()
+            if job is None:
+                self._writer.close()
+                self._tell(Stopped())
+                return False
+            if job is not RESERVE:
+                self._tell(self._commit(job))
+            self._reserve()
         except StorageFailed as error:
             self._tell(Failure(error))
+            return False
         except Exception as error:
             self._tell(Failure(StorageFailed(f"the log cannot be written: {type(error).__name__}: {error}")))
-        else:
-            self._tell(Stopped())
+            return False
+        return True
 
     def _commit(self, batch: Sequence[Record]) -> Commit:
         began = time.perf_counter()

@@ -23,7 +23,7 @@ from time import perf_counter
 
 from engine.errors import Damaged, Refused, StorageFailed
 from engine.records import Record
-from snapshots.commit import Commit, CommitThread, Failure, Message, Space, Stopped
+from snapshots.commit import Commit, Failure, Message, Space, Stopped
 from snapshots.options import JournalOptions, JournalStats, SnapshotInfo
 from snapshots.reading import read_batches, records_of
 from snapshots.recovery import Found, Recovered, recover
@@ -74,7 +74,7 @@ class Journal:
         self._options = options
         self._recovered = recovered
         self._writer = writer
-        self._thread = CommitThread(writer, self._tell, options.reserve_retry_s)
+        self._thread = options.commit_thread(writer, self._tell, options.reserve_retry_s)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: list[Record] = []
         self._queue_waiters: list[tuple[int, asyncio.Future[None]]] = []

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from engine.errors import BadConfiguration
+from snapshots.commit import CommitThread
 
 SEGMENT_MIN_BYTES = 4096
 SNAPSHOTS_MIN = 3
@@ -14,7 +15,7 @@ class JournalOptions:
 
     `segment_mib` may be a fraction, for tests. At most `queue_max_records` records and about `queue_max_bytes`
     wait for the disk. `accept_loss` cuts a damaged log where it is damaged instead of refusing it. No epoch below
-    `least_epoch` is used: a promotion passes the first one of its term.
+    `least_epoch` is used: a promotion passes the first one of its term. `commit_thread` is who writes the log.
     """
 
     segment_mib: float = 64
@@ -25,6 +26,7 @@ class JournalOptions:
     reserve_retry_s: float = 1.0
     accept_loss: bool = False
     least_epoch: int = 0
+    commit_thread: type[CommitThread] = CommitThread
 
     def __post_init__(self) -> None:
         if self.segment_bytes < SEGMENT_MIN_BYTES:
