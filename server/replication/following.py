@@ -9,7 +9,6 @@ An edge, a follower without a data folder, does the same without the disk, and a
 
 import asyncio
 import random
-from bisect import insort
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from server.replication.messages import (
     SnapshotSlice,
     Welcome,
 )
-from server.replication.publisher import Lag
+from server.replication.lag import Lag
 from server.replication.replica import Replica
 from server.replication.settings import ReplicationSettings
 from server.replication.verbs import Caller
@@ -50,6 +49,7 @@ from snapshots.wal import RESTARTS_PER_TERM, FrameHeader
 CONNECT_TIMEOUT_S = 3.0
 HEAR_EVERY_S = 1.0
 INBOX_LIMIT = 256
+BARRIER = -1
 
 log = structlog.get_logger("stanchion.replication")
 
@@ -102,15 +102,14 @@ class Following:
         self._ring = ring
         self._boottime_ns, self._clock_ms = clocks
         self._events = events
-        self._caller = Caller()
         self._outbox = Outbox()
+        self._caller = Caller(self._outbox.take)
         self._link: SealedLink | None = None
         self._check = None if standby_log else ChainCheck.anywhere()
         self._heard: dict[str, dict[int, bool]] = {}
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._waited = 0
         self._next_barrier: asyncio.Future[None] | None = None
-        self._asking: asyncio.Task[None] | None = None
+        self._asked_barrier: asyncio.Future[None] | None = None
+        self._barrier_lsn: int | None = None
         self._handed_over: asyncio.Future[HandedOver] | None = None
         self._received_bytes = 0
         self._stopped = False
@@ -135,40 +134,34 @@ class Following:
         """Have the primary run a verb; returns once what it says is applied here."""
         if self._link is None:
             raise self.no_primary()
-        value, lsn = await self._caller.call(verb, *arguments, **options)
-        await self.applied(lsn)
-        return value
+        return await self._caller.call(verb, *arguments, **options)
 
     async def barrier(self) -> None:
-        """Return once this follower has applied what may be spoken of now; at once where nobody can say."""
+        """Return once this follower has applied what may be spoken of now; at once where nobody can say.
+
+        One question is under way at a time; everybody who came meanwhile shares the next.
+        """
         if not self.is_reachable:
             return
         if self._next_barrier is None:
             self._next_barrier = asyncio.get_running_loop().create_future()
-            if self._asking is None:
-                self._asking = asyncio.create_task(self._ask())
-        await asyncio.shield(self._next_barrier)
+        asked = self._next_barrier
+        if self._asked_barrier is None:
+            self._ask()
+        await asyncio.shield(asked)
 
-    async def _ask(self) -> None:
-        """Ask one question at a time, on behalf of everybody who came while the one before was under way."""
-        try:
-            while (asked := self._next_barrier) is not None:
-                self._next_barrier = None
-                with suppress(Refused):
-                    await self.applied(await self._caller.ask())
-                if not asked.done():
-                    asked.set_result(None)
-        finally:
-            self._asking = None
+    def _ask(self) -> None:
+        self._asked_barrier, self._next_barrier, self._barrier_lsn = self._next_barrier, None, None
+        if self._asked_barrier is not None:
+            self._outbox.put(Call(BARRIER, b""))
 
-    async def applied(self, lsn: int) -> None:
-        """Wait until a record is applied here; at once when the link is gone."""
-        if lsn <= self.replica.applied_lsn or self._link is None:
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waited += 1
-        insort(self._waiting, (lsn, self._waited, future))
-        await future
+    def _pass_barrier(self, *, anyway: bool = False) -> None:
+        """Let those who asked go on, once what they may not be older than is applied."""
+        asked, lsn = self._asked_barrier, self._barrier_lsn
+        if asked is not None and (anyway or (lsn is not None and lsn <= self.replica.applied_lsn)):
+            if not asked.done():
+                asked.set_result(None)
+            self._ask()
 
     def hear(self, event_id: str, arrival: int, visible: bool) -> None:
         """Note that somebody was heard of; the primary is told within a second."""
@@ -224,15 +217,12 @@ class Following:
             raise
 
     def _lose_link(self) -> None:
+        if self._link is None:
+            return
         self._link = None
         self._caller.drop(self.no_primary())
-        waiting, self._waiting = self._waiting, []
-        for _, _, future in waiting:
-            if not future.done():
-                future.set_result(None)
-        if self._next_barrier is not None and not self._next_barrier.done():
-            self._next_barrier.set_result(None)
-            self._next_barrier = None
+        while self._asked_barrier is not None:
+            self._pass_barrier(anyway=True)
         if self._handed_over is not None and not self._handed_over.done():
             self._handed_over.set_exception(Refused("backend_unavailable", "the primary went away meanwhile"))
 
@@ -321,7 +311,7 @@ class Following:
         """Take what comes until the link closes; one task reads, one sends, this one does what is said."""
         inbox: asyncio.Queue[Message] = asyncio.Queue(INBOX_LIMIT)
         self._outbox = Outbox()
-        self._caller.connect(self._outbox.put)
+        self._caller = Caller(self._outbox.take, self.replica.applied_lsn)
         self._link = link
         ends = {asyncio.create_task(_read(link, inbox)), asyncio.create_task(self._outbox.send_over(link))}
         taking = asyncio.create_task(self._take_all(inbox))
@@ -361,7 +351,8 @@ class Following:
         await self.replica.apply(self.committed_lsn, newest.now_ms)
         if self._log is None:
             self._acknowledge(self.replica.applied_lsn, newest)
-        self._answer_waiting()
+        self._caller.applied(self.replica.applied_lsn)
+        self._pass_barrier()
         if self.replica.held_lsn >= newest.end_lsn:
             self.caught_up_ns = self._boottime_ns()
             if not self.is_caught_up:
@@ -389,17 +380,13 @@ class Following:
         self.promised_ns = self._boottime_ns()
         self._outbox.put(Ack(lsn, newest.sent_ns, self._received_bytes))
 
-    def _answer_waiting(self) -> None:
-        lsn = self.replica.applied_lsn
-        while self._waiting and self._waiting[0][0] <= lsn:
-            _, _, future = self._waiting.pop(0)
-            if not future.done():
-                future.set_result(None)
-
     def _take_word(self, message: Message) -> None:
         match message:
             case Ship():
                 return
+            case Answer(call_id=call_id) if call_id == BARRIER:
+                self._barrier_lsn = message.lsn
+                self._pass_barrier(anyway=message.is_refusal)
             case Answer():
                 self._caller.answered(message)
             case Ring():
@@ -453,7 +440,11 @@ class Following:
 
     def may_seek_promotion(self, now_ns: int) -> bool:
         """Whether the promise given with the last acknowledgement is over, and this standby was in step."""
-        return self._log is not None and self.in_step and now_ns - self.promised_ns >= self._settings.lease_s * MARGIN * 1e9
+        return (
+            self._log is not None
+            and self.in_step
+            and now_ns - self.promised_ns >= self._settings.lease_s * MARGIN * 1e9
+        )
 
 
 class Outbox:
@@ -467,6 +458,10 @@ class Outbox:
         """Have a message sent soon."""
         self._messages.append(message)
         self._wake.set()
+
+    async def take(self, message: Message) -> None:
+        """Have a message sent soon; does not wait for it."""
+        self.put(message)
 
     async def send_over(self, link: SealedLink) -> None:
         """Send until the link closes."""

@@ -15,9 +15,10 @@ from engine.backends.memory import MemoryBackend
 from engine.errors import Damaged, Refused, StorageFailed
 from engine.venue import Venue
 from server.replication.agreement import Agreement, Standing
+from server.replication.lag import Lag
 from server.replication.lease import LeaseKeeper
 from server.replication.messages import HandedOver
-from server.replication.publisher import Lag, Publisher, PublisherEvents, RingSource, Session
+from server.replication.publisher import Publisher, PublisherEvents, RingSource, Session
 from server.replication.replicated_journal import ReplicatedJournal
 from server.replication.settings import ReplicationSettings
 from snapshots.journal import Journal

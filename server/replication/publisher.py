@@ -17,6 +17,7 @@ import structlog
 from engine.backend import Backend
 from engine.errors import Damaged, Refused
 from server.replication.agreement import Agreement
+from server.replication.lag import Lag
 from server.replication.link import LinkClosed, SealedLink
 from server.replication.messages import (
     Ack,
@@ -83,15 +84,6 @@ class Session:
         """Have a message sent before the next Ship."""
         self.outbox.append(message)
         self.wake.set()
-
-
-@dataclass(frozen=True, slots=True)
-class Lag:
-    """How far a follower is behind, in records, bytes, and seconds since it was up to date."""
-
-    records: int
-    bytes: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

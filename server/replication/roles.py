@@ -156,7 +156,9 @@ class Member:
 
     async def serve(self, link: Link) -> None:
         """Serve one link that somebody opened here."""
-        sealed, hello = await answer(link, self._ground.keys.handshake_keys(), self._settings.node_id, self._settings.url)
+        sealed, hello = await answer(
+            link, self._ground.keys.handshake_keys(), self._settings.node_id, self._settings.url
+        )
         try:
             follow = await sealed.receive()
             if not isinstance(follow, Follow):
