@@ -289,9 +289,9 @@ class Network:
         return near
 
     async def ask(
-        self, source: End, host_name: str, work: Callable[[], Coroutine[Any, Any, Answered]], timeout_s: float
+        self, source: End, host_name: str, work: Callable[[Any], Coroutine[Any, Any, Answered]], timeout_s: float
     ) -> Answered:
-        """Have something done at another host and return what it came to.
+        """Have `work(process)` done by the process of another host and return what it came to.
 
         Raises ConnectionRefusedError where nobody is there, TimeoutError where no answer comes; whether it was
         done is then not known.
@@ -306,13 +306,13 @@ class Network:
             await self.pass_over(host_name, source.host_name)
         return answer
 
-    async def _done_by(self, target: End, work: Callable[[], Coroutine[Any, Any, Answered]]) -> Answered:
+    async def _done_by(self, target: End, work: Callable[[Any], Coroutine[Any, Any, Answered]]) -> Answered:
         """Run work as a part of a process; whoever waits is told what it came to, or that the process was killed."""
         answered: asyncio.Future[Answered] = self.loop.create_future()
 
         async def run() -> None:
             try:
-                result = await work()
+                result = await work(target)
             except Exception as error:
                 self.loop.call_soon(_settle, answered, None, error, context=_NOBODY)
             else:

@@ -32,6 +32,10 @@ class Process:
         self.ended: asyncio.Future[BaseException | None] = host.loop.create_future()
         self._host = host
 
+    def wall_ms(self) -> int:
+        """Return what this process takes for Unix time."""
+        return self._host.wall_ms()
+
     def accept(self, link: Link) -> None:
         """Take a new link; runs in this process."""
         if self.handler is None or not self.is_listening:

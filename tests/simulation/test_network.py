@@ -231,7 +231,7 @@ def test_a_question_is_answered_or_times_out_or_is_cut_off_by_a_kill() -> None:
     async def life(pair: Pair) -> None:
         done: list[str] = []
 
-        async def work() -> str:
+        async def work(process: Process) -> str:
             await asyncio.sleep(1)
             done.append("done")
             return "answer"

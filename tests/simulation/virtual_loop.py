@@ -193,6 +193,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 _close_quietly(task.get_coro())
         group.tasks, group.parked, group.work = [], [], []
 
+    def finish(self) -> None:
+        """End the life: take away what is still waiting, without letting it run, and close."""
+        for task in asyncio.all_tasks(self):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            _close_quietly(task.get_coro())
+        self.close()
+
     def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         self.complaints.append(f"{context['message']}: {type(error).__name__ if error else ''} {error or ''}")
@@ -241,12 +248,4 @@ def lead(seed: int, life: Callable[[VirtualLoop], Any], **bounds: Any) -> Any:
     try:
         return loop.run_until_complete(life(loop))
     finally:
-        _end_tasks(loop)
-        loop.close()
-
-
-def _end_tasks(loop: VirtualLoop) -> None:
-    """Take away what is still waiting, without letting it run."""
-    for task in asyncio.all_tasks(loop):
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
-        _close_quietly(task.get_coro())
+        loop.finish()

@@ -1,0 +1,194 @@
+"""What befalls a simulated life, and what its operator does about it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from engine.errors import Refused
+from tests.simulation.network import Network
+from tests.simulation.nodes import Node
+from tests.simulation.plans import Fault
+
+SUPERVISOR_S = (0.1, 1.5)
+
+
+class Fate:
+    """Carries out faults. `has_witness`: nobody is promoted by hand, and commands never change."""
+
+    def __init__(
+        self, network: Network, nodes: Mapping[str, Node], has_witness: bool, note: Callable[[str], None]
+    ) -> None:
+        self._network = network
+        self._nodes = nodes
+        self._has_witness = has_witness
+        self._note = note
+        self._restarts: set[str] = set()
+
+    async def befall(self, fault: Fault) -> None:
+        """Do what a fault says."""
+        self._note(f"FAULT {fault.kind} {fault.target} {fault.other} for {fault.lasting_s:.3f}")
+        await _KINDS[fault.kind](self, fault)
+
+    # ---- processes ---------------------------------------------------------------------------------------
+
+    async def kill(self, fault: Fault) -> None:
+        self._nodes[fault.target].host.kill()
+        await self.restart(fault.target, fault.lasting_s)
+
+    async def power(self, fault: Fault) -> None:
+        self._nodes[fault.target].host.cut_power()
+        await self.restart(fault.target, fault.lasting_s)
+
+    async def restart(self, name: str, after_s: float) -> None:
+        """Start a node again, as its supervisor does, unless somebody else is about to."""
+        if name in self._restarts:
+            return
+        self._restarts.add(name)
+        await asyncio.sleep(after_s)
+        self._restarts.discard(name)
+        self.make_run(name)
+
+    def make_run(self, name: str) -> None:
+        """Start a node that does not run."""
+        node = self._nodes[name]
+        if not node.host.is_running:
+            self._note(f"START {name}, following {node.follow}")
+            node.start().ended.add_done_callback(lambda ended: self._on_end(name, ended.result()))
+
+    def _on_end(self, name: str, ending: BaseException | None) -> None:
+        if ending is not None:
+            self._note(f"END of {name} by itself: {type(ending).__name__}: {ending}")
+            self.on_death(name, ending)
+            asyncio.get_running_loop().create_task(self.restart(name, 0.5))
+
+    def on_death(self, name: str, ending: BaseException) -> None:
+        """A process ended by itself."""
+
+    async def freeze(self, fault: Fault) -> None:
+        host = self._nodes[fault.target].host
+        host.freeze()
+        process = host.process
+        await asyncio.sleep(fault.lasting_s)
+        if host.process is process:
+            host.thaw()
+
+    async def wipe(self, fault: Fault) -> None:
+        """Give a standby an empty disk, while somebody else leads."""
+        node = self._nodes[fault.target]
+        if self.leader() in (None, node.name) or node.member is None or node.member.role != "follower":
+            return
+        node.host.kill()
+        node.host.disk.wipe()
+        await self.restart(fault.target, fault.lasting_s)
+
+    # ---- the network ---------------------------------------------------------------------------------------
+
+    async def part(self, fault: Fault) -> None:
+        await self._block([(fault.target, fault.other), (fault.other, fault.target)], fault.lasting_s)
+
+    async def deafen(self, fault: Fault) -> None:
+        await self._block([(fault.target, fault.other)], fault.lasting_s)
+
+    async def isolate(self, fault: Fault) -> None:
+        others = [name for name in (*self._nodes, "k", "w") if name != fault.target]
+        ways = [(fault.target, other) for other in others]
+        await self._block([*ways, *((to, of) for of, to in ways)], fault.lasting_s)
+
+    async def _block(self, ways: list[tuple[str, str]], lasting_s: float) -> None:
+        self._network.blocked.update(ways)
+        await asyncio.sleep(lasting_s)
+        self._network.blocked.difference_update(ways)
+
+    async def reset(self, fault: Fault) -> None:
+        self._network.reset(fault.target, fault.other)
+
+    async def flip(self, fault: Fault) -> None:
+        self._network.flip_a_bit(fault.target, fault.other)
+
+    # ---- the operator ----------------------------------------------------------------------------------------
+
+    def leader(self) -> str | None:
+        """Return who leads the newest term at this moment."""
+        leading = [(its.member.term, name) for name, its in self._nodes.items() if its.member and its.member.leading]
+        return max(leading)[1] if leading else None
+
+    async def snapshots(self, fault: Fault) -> None:
+        """Write snapshots until something of the log is pruned."""
+        for _ in range(4):
+            await self._do(fault.target, lambda member: member.seat.snapshot())
+            await asyncio.sleep(0.2)
+
+    async def hand_over(self, fault: Fault) -> None:
+        """Ask a standby to take over in good order."""
+        node = self._nodes[fault.target]
+        if node.is_edge or node.member is None or node.member.role != "follower":
+            return
+        await self._do(fault.target, lambda member: member.promote())
+        if node.member is not None and node.member.leading is not None:
+            self.obey(fault.target)
+
+    async def fail_over(self, fault: Fault) -> None:
+        """Take the primary away and promote a standby in its place; no network may be broken then."""
+        old = self.leader()
+        heirs = [name for name, node in self._nodes.items() if name != old and not node.is_edge and node.member]
+        if old is None or not heirs or self._network.blocked or self._network.silent:
+            return
+        self._nodes[old].host.kill()
+        self._restarts.add(old)  # nobody else starts it meanwhile
+        await asyncio.sleep(min(fault.lasting_s, 1.0))
+        await self.promote_best(old)
+        self._restarts.discard(old)
+        await self.restart(old, fault.lasting_s)
+
+    async def promote_best(self, besides: str | None) -> None:
+        """Promote the standby that holds most, saying that the primary is dead, as it is."""
+        held = []
+        for name, node in self._nodes.items():
+            if name != besides and node.member is not None and node.member._log is not None:
+                held.append((node.member.term, node.member._log.position.lsn, name))
+        if not held:
+            return
+        heir = max(held)[2]
+        await self._do(heir, lambda member: member.promote(old_primary_is_dead=True))
+        member = self._nodes[heir].member
+        if member is not None and member.leading is not None:
+            self.obey(heir)
+
+    def obey(self, primary: str) -> None:
+        """Change the commands of all nodes to what the operator knows now."""
+        if not self._has_witness:
+            for name, node in self._nodes.items():
+                node.follow = None if name == primary else self._nodes[primary].host.url
+
+    async def _do(self, name: str, what: Callable[[Any], Awaitable[object]]) -> None:
+        """Have a node do something, for at most five seconds; a refusal is no fault."""
+        process = self._nodes[name].host.process
+        if process is None or process.node is None:
+            return
+
+        async def do() -> None:
+            try:
+                await what(process.node)
+            except Refused as refused:
+                self._note(f"REFUSED by {name}: {refused.detail}")
+
+        await asyncio.wait((process.spawn(do()), process.ended), timeout=5, return_when=asyncio.FIRST_COMPLETED)
+
+
+_KINDS: Mapping[str, Callable[[Fate, Fault], Awaitable[None]]] = MappingProxyType(
+    {
+        "kill": Fate.kill,
+        "power": Fate.power,
+        "freeze": Fate.freeze,
+        "wipe": Fate.wipe,
+        "part": Fate.part,
+        "deafen": Fate.deafen,
+        "isolate": Fate.isolate,
+        "reset": Fate.reset,
+        "flip": Fate.flip,
+        "snapshots": Fate.snapshots,
+        "hand over": Fate.hand_over,
+        "fail over": Fate.fail_over,
+    }
+)

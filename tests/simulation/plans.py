@@ -1,0 +1,79 @@
+"""What a seed decides before a life begins: how the nodes are set up, and what befalls them when."""
+
+from random import Random
+from typing import NamedTuple
+
+from tests.simulation.nodes import WITNESS_HOST
+
+SETUPS = ("sync", "witness", "async", "growing")
+CLIENTS_HOST = "k"
+FAULTS_UNTIL_S = 9.0
+VISITORS = (4, 14)
+
+
+class Fault(NamedTuple):
+    """Something that befalls `target` (or the way between it and `other`) at a moment, for `lasting_s` seconds."""
+
+    at_s: float
+    kind: str
+    target: str
+    other: str
+    lasting_s: float
+
+
+class Plan(NamedTuple):
+    """One life. `setup` is "sync", "witness" (sync with one), "async", or "growing" (single at first, then sync)."""
+
+    seed: int
+    setup: str
+    nodes: tuple[str, ...]
+    edges: tuple[str, ...]
+    visitors: int
+    faults: tuple[Fault, ...]
+
+
+# What may befall a life, and how often it is drawn.
+FAULTS = {
+    "kill": 5,
+    "power": 5,
+    "freeze": 4,
+    "part": 4,
+    "deafen": 3,
+    "isolate": 4,
+    "reset": 2,
+    "flip": 2,
+    "wipe": 2,
+    "snapshots": 3,
+    "hand over": 3,
+    "fail over": 3,
+}
+
+
+def plan_of(seed: int) -> Plan:
+    """Return the plan of a seed."""
+    random = Random(seed)
+    setup = random.choice(SETUPS)
+    nodes, edges = ("a", "b"), ()
+    if random.random() < 0.2:
+        nodes, edges = random.choice(((("a", "b", "c"), ()), (("a", "b", "e"), ("e",))))
+    faults = [_fault(random, setup, nodes) for _ in range(random.randint(1, 4))]
+    return Plan(seed, setup, nodes, edges, random.randint(*VISITORS), tuple(sorted(faults)))
+
+
+def _fault(random: Random, setup: str, nodes: tuple[str, ...]) -> Fault:
+    kind = random.choices(list(FAULTS), list(FAULTS.values()))[0]
+    if setup == "witness" and kind == "fail over":
+        kind = "kill"
+    target = random.choice(nodes)
+    places = [*nodes, CLIENTS_HOST, *([WITNESS_HOST] * 2 if setup == "witness" else [])]
+    other = random.choice([place for place in places if place != target])
+    lasting_s = random.choice((random.uniform(0.05, 0.5), random.uniform(0.5, 2), random.uniform(2, 5)))
+    return Fault(random.uniform(0.2, FAULTS_UNTIL_S), kind, target, other, lasting_s)
+
+
+def sentence(plan: Plan) -> str:
+    """Say what a plan is, in one line."""
+    told = "; ".join(
+        f"{fault.at_s:.3f} {fault.kind} {fault.target} {fault.other} for {fault.lasting_s:.3f}" for fault in plan.faults
+    )
+    return f"seed {plan.seed}: {plan.setup}, nodes {' '.join(plan.nodes)}, {plan.visitors} visitors. {told}"
