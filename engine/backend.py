@@ -55,7 +55,10 @@ def check_settings(changes: Mapping[str, object], capabilities: Capabilities) ->
 
 @dataclass(frozen=True, slots=True)
 class BackendStatus:
-    """How the backend fares: `details` are numbers and words by name, for status pages and metrics."""
+    """How the backend fares: `details` are numbers and words by name, for status pages and metrics.
+
+    `role` is "primary" (it decides), "follower" (it reads for itself and sends on what is to be decided) or "none".
+    """
 
     name: str
     epoch: int
@@ -64,12 +67,24 @@ class BackendStatus:
     degraded: tuple[str, ...]
     refuses_joins: str | None
     details: Mapping[str, object]
+    role: str = "primary"
+    is_stale: bool = False
 
 
 class Backend(Protocol):
     """The domain's verbs. `user_id` and `event_id` are checked by the caller; times are the backend's own."""
 
-    capabilities: Capabilities
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it honours."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch it is in; it grows with every start and with every change of who decides. O(1)."""
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether answers may be older than what was answered elsewhere before; O(1)."""
 
     async def start(self) -> None:
         """Take up what is stored and begin an epoch; returns when writes are safe."""
@@ -85,6 +100,9 @@ class Backend(Protocol):
 
     async def touch(self, event_id: str, holder: Holder, *, visible: bool = True) -> Place:
         """Note the holder's presence and answer the place; not `proven` where the token is from before a transfer."""
+
+    def heard(self, event_id: str, arrivals: Sequence[int], visible: bool) -> None:
+        """Note the presence of many at once; O(1) each, no answer. Who is not there any more is passed over."""
 
     async def leave(self, event_id: str, holder: Holder) -> None:
         """Give a place up; repeating it changes nothing."""
@@ -120,8 +138,11 @@ class Backend(Protocol):
     async def remove(self, event_id: str, whom: Whom, by: By, *, ban: bool = False) -> Place:
         """Take a place away; with `ban` for good."""
 
-    async def find(self, event_id: str, whom: Whom) -> Place:
-        """Answer anybody's place; no presence."""
+    async def find(self, event_id: str, whom: Whom, *, least_version: int | None = None) -> Place:
+        """Answer anybody's place; no presence.
+
+        Who was told of a change at `least_version` is content with an answer as of then, and waits for nothing newer.
+        """
 
     async def visitors(self, event_id: str, status: str | None, after_arrival: int, limit: int) -> list[Place]:
         """Answer places by arrival."""
@@ -153,8 +174,8 @@ class Backend(Protocol):
     async def delete(self, event_id: str, by: By, revision: int | None = None) -> None:
         """Delete an event and everybody's place in it."""
 
-    async def event(self, event_id: str) -> EventView:
-        """Answer one event."""
+    async def event(self, event_id: str, *, least_version: int | None = None) -> EventView:
+        """Answer one event, as of `least_version` at least where it is given."""
 
     async def events(self) -> list[EventView]:
         """Answer all events, by id."""
@@ -178,7 +199,7 @@ class Backend(Protocol):
         """Return a number that sorts this arrival by its place in line; only a draw changes it. Raises Refused."""
 
     def notices(self) -> AsyncIterator[Sequence[Notice]]:
-        """Yield what changed, once it is durable, for as long as the backend runs."""
+        """Yield what changed from this call on, once it is durable, for as long as the backend runs."""
 
     def records(self, from_version: int) -> AsyncIterator[Sequence[tuple[int, Record]]]:
         """Yield the durable records from an LSN on, to the newest."""

@@ -22,7 +22,7 @@ paused; `now_ms` itself stands still while no process runs (DESIGN.md). Wall tim
 something to remember for an answer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
 from engine import answering, applying, joining, pacing, releasing, steering, windows
@@ -216,6 +216,13 @@ class Room:
         if is_holder:
             self._hear(arrival, now_ms, visible=visible)
         return answering.place(self.ledger, arrival, now_ms, proven=is_holder)
+
+    def heard(self, arrivals: Iterable[int], now_ms: int, *, visible: bool) -> None:
+        """Note that many were heard of, by their tokens' holders; who holds no place any more is passed over."""
+        count = len(self.ledger.register)
+        for arrival in arrivals:
+            if 0 < arrival <= count:
+                self._hear(arrival, now_ms, visible=visible)
 
     def _hear(self, arrival: int, now_ms: int, *, visible: bool) -> None:
         ledger = self.ledger

@@ -13,7 +13,7 @@ from engine.actor import By
 from engine.errors import Damaged, Refused
 from engine.estimate import Estimator, MeanRateEstimator
 from engine.outbox import Outbox, Ready
-from engine.records import Checkpoint, Configured, Deleted, Record, Started
+from engine.records import Checkpoint, Configured, Deleted, Joined, Left, Record, Started, Transferred
 from engine.register import DIGEST_MASK
 from engine.room import Room
 from engine.views import EventGone
@@ -86,17 +86,23 @@ class Venue:
         """Return the digest of all rooms: a sum mod 2⁶⁴; O(events)."""
         return sum(room.ledger.register.digest() for room in self.rooms.values()) & DIGEST_MASK
 
-    def apply(self, record: Record) -> None:
-        """Take in one record from the log, the same code that ran when it was decided."""
+    def apply(self, record: Record, *, draws: bool = True) -> None:
+        """Take in one record from the log, the same code that ran when it was decided.
+
+        Unless it `draws`, the rows of a draw are left to be written in steps, by whoever asked for that.
+        """
         act = _OF_THE_VENUE.get(type(record))
         if act is None:
             ledger = self._room_of(record).ledger
+            if ledger.drawing is not None and type(record) not in _LET_A_DRAW_GO_ON:
+                ledger.draw_all()
             applying.apply(ledger, record)
-            if ledger.drawing is not None:
+            self.outbox.count(record)
+            if ledger.drawing is not None and draws:
                 ledger.draw_all()
         else:
             act(self, record)
-        self.outbox.count(record)
+            self.outbox.count(record)
 
     def _started(self, record: Started) -> None:
         self.epoch = record.epoch
@@ -104,6 +110,8 @@ class Venue:
             applying.started(room.ledger, record)
 
     def _checked(self, record: Checkpoint) -> None:
+        for room in self.rooms.values():
+            room.ledger.draw_all()
         self._checkpoint_lsn = self.outbox.lsn + 1
         if record.digest != self.digest():
             raise Damaged(f"LSN {self._checkpoint_lsn}: the state differs from the digest in the log")
@@ -154,6 +162,9 @@ class Venue:
             assert room.event_id == event_id
             room.ledger.check()
 
+
+# What may be decided while a draw is half written: it comes out the same before and after a step (`engine.ledger`).
+_LET_A_DRAW_GO_ON = frozenset((Joined, Left, Transferred))
 
 _OF_THE_VENUE: Mapping[type[Record], Callable[[Venue, Any], None]] = {
     Started: Venue._started,

@@ -188,4 +188,10 @@ class EventGone(NamedTuple):
     version: int
 
 
-Notice: TypeAlias = PlacesChanged | LineDrawn | EventChanged | EventGone
+class BackendChanged(NamedTuple):
+    """Another process decides from now on, or this state was built anew: whatever was known of any event may be old."""
+
+    version: int
+
+
+Notice: TypeAlias = PlacesChanged | LineDrawn | EventChanged | EventGone | BackendChanged

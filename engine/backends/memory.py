@@ -7,23 +7,23 @@ The journal is given (see Journal below): the engine knows no files.
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from engine import answering
+from engine import answering, pacing
 from engine.actor import By, Entrant, Holder, Whom
 from engine.backend import BackendStatus, Capabilities, check_settings
+from engine.backends.reading import AT_ONCE, LONGEST_NAP_MS, VenueReader
 from engine.draw import secret_of
 from engine.errors import Refused, StorageFailed
 from engine.records import Record
 from engine.room import Room
 from engine.venue import Venue
-from engine.views import EventView, Fairness, Notice, Place, Ranking, ReleaseResult, Session, Stats
+from engine.views import EventView, Notice, Place, ReleaseResult, Session
 
 PACER = By("pacer")
-LONGEST_NAP_MS = 250
 ROOMS_PER_TURN = 100
 
 
@@ -69,10 +69,11 @@ class Journal(Protocol):
         """Flush and let go."""
 
 
-class MemoryBackend:
+class MemoryBackend(VenueReader):
     """The line in this process.
 
-    `clock_ms` is monotonic, `wall_ms` Unix time for display, `draw_key` what the secrets of draws are made of.
+    `clock_ms` is monotonic, `wall_ms` Unix time for display, `draw_key` what the secrets of draws are made of. Who has
+    followed so far gives its `venue`, up to the journal's last record, and its event time, which goes on from there.
     """
 
     capabilities = Capabilities(
@@ -87,42 +88,55 @@ class MemoryBackend:
         offline_redemption=True,
     )
 
+    is_stale = False
+
     def __init__(
-        self, journal: Journal, clock_ms: Callable[[], int], wall_ms: Callable[[], int], draw_key: bytes
+        self,
+        journal: Journal,
+        clock_ms: Callable[[], int],
+        wall_ms: Callable[[], int],
+        draw_key: bytes,
+        venue: Venue | None = None,
+        now_ms: int = 0,
     ) -> None:
-        self.venue = Venue()
+        super().__init__(Venue() if venue is None else venue)
+        self.epoch = self.venue.epoch
+        self._is_built = venue is not None
+        self._begins_ms = now_ms
         self._draw_key = draw_key
         self._journal = journal
         self._clock_ms = clock_ms
         self._wall_ms = wall_ms
         self._clock_offset_ms = 0
         self._wall_ahead_ms = 0
-        self._subscribers: list[_Subscriber] = []
         self._undelivered: list[Notice] = []
 
     # ---- life ---------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        with _collector_off():  # rebuilding makes millions of objects, and none of them is garbage
-            self._rebuild()
-        self._clock_offset_ms = (self.venue.outbox.last_ms or self._wall_ms()) - self._clock_ms()
+        if not self._is_built:
+            with _collector_off():  # rebuilding makes millions of objects, and none of them is garbage
+                self._rebuild()
+        last_ms = max(self._begins_ms, self.venue.outbox.last_ms)
+        self._clock_offset_ms = (last_ms or self._wall_ms()) - self._clock_ms()
         await self._journal.start()
-        self._wall_ahead_ms = self._wall_ms() - self._now_ms()
-        self.venue.start(self._journal.epoch, self._now_ms(), self._wall_ms(), self._journal.lost)
+        self._wall_ahead_ms = self._wall_ms() - self.now_ms()
+        self.epoch = self._journal.epoch
+        self.venue.start(self.epoch, self.now_ms(), self._wall_ms(), self._journal.lost)
         await self._commit()
 
     def _rebuild(self) -> None:
+        venue = self.venue
         parts = list(self._journal.snapshot_parts())
         if parts:
-            self.venue.load(parts)
+            venue.load(parts)
         for lsn, record in self._journal.replay():
-            self.venue.apply(record)
-            assert self.venue.outbox.lsn == lsn, f"record {lsn} came where {self.venue.outbox.lsn} was due"
-        self.venue.outbox.drain()
+            venue.apply(record)
+            venue.outbox.notices.clear()  # nobody listens yet, and there may be millions
+            assert venue.outbox.lsn == lsn, f"record {lsn} came where {venue.outbox.lsn} was due"
 
     async def close(self) -> None:
-        for subscriber in self._subscribers:
-            subscriber.end()
+        self._end_notices()
         await self._journal.close()
 
     # ---- visitors -----------------------------------------------------------------------------------
@@ -130,84 +144,76 @@ class MemoryBackend:
     async def join(self, event_id: str, entrant: Entrant) -> Place:
         room = self.venue.room(event_id)
         self._may_write(essential=False)
-        place = room.join(entrant, self._now_ms())
+        place = room.join(entrant, self.now_ms())
         await self._commit()
-        return place
-
-    async def place(self, event_id: str, holder: Holder) -> Place:
-        place = self.venue.room(event_id).held_place(holder, self._now_ms())
-        await self._durable(place.version)
         return place
 
     async def touch(self, event_id: str, holder: Holder, *, visible: bool = True) -> Place:
         room = self.venue.room(event_id)
         if holder.arrival in room.ledger.graces.at_ms:  # a touch that brings somebody back is a record
             self._may_write(essential=True)
-        place = room.touch(holder, self._now_ms(), visible=visible)
+        place = room.touch(holder, self.now_ms(), visible=visible)
         await (self._commit() if self.venue.outbox.records else self._durable(place.version))
         return place
 
+    def heard(self, event_id: str, arrivals: Sequence[int], visible: bool) -> None:
+        room = self.venue.rooms.get(event_id)
+        if room is None:
+            return
+        for first in range(0, len(arrivals), pacing.SLICE):
+            some = arrivals[first : first + pacing.SLICE]
+            if self._refuses_everything():  # then nobody can come back to the line, and the others write nothing
+                graces = room.ledger.graces.at_ms
+                some = [arrival for arrival in some if arrival not in graces]
+            room.heard(some, self.now_ms(), visible=visible)
+            if self.venue.outbox.records:
+                _let_go(self._commit())
+
     async def leave(self, event_id: str, holder: Holder) -> None:
-        self._essential_room(event_id).leave(holder, self._now_ms())
+        self._essential_room(event_id).leave(holder, self.now_ms())
         await self._commit()
 
     async def extend_claim(self, event_id: str, holder: Holder) -> Place:
-        return await self._spoken(self._essential_room(event_id).extend_claim(holder, self._now_ms()))
+        return await self._spoken(self._essential_room(event_id).extend_claim(holder, self.now_ms()))
 
     async def transfer(self, event_id: str, holder: Holder, proof: int) -> Place:
-        return await self._spoken(self._essential_room(event_id).transfer(holder, proof, self._now_ms()))
+        return await self._spoken(self._essential_room(event_id).transfer(holder, proof, self.now_ms()))
 
     async def readmit(self, event_id: str, holder: Holder, epoch: int, issued_ms: int) -> Place:
         room = self.venue.room(event_id)
         self._may_write(essential=False)
-        return await self._spoken(room.readmit(holder, epoch, issued_ms, self._now_ms()))
+        return await self._spoken(room.readmit(holder, epoch, issued_ms, self.now_ms()))
 
     # ---- the site and the operator about one visitor --------------------------------------------------
 
     async def redeem(
         self, event_id: str, number: int, release: int, subject: str, jti: str, request: str | None, actor: str
     ) -> Session:
-        room, now_ms = self._essential_room(event_id), self._now_ms()
+        room, now_ms = self._essential_room(event_id), self.now_ms()
         wall_ms = now_ms + self._wall_ahead_ms
         session = room.redeem(number, release, subject, jti, request, actor, wall_ms, now_ms)
         await self._commit()
         return session
 
-    async def session(self, event_id: str, whom: Whom) -> Session | None:
-        room = self.venue.room(event_id)
-        session = answering.session(room.ledger, room.find(whom), self._now_ms())
-        await self._durable(self.venue.outbox.lsn)
-        return session
-
     async def extend_session(self, event_id: str, whom: Whom, actor: str) -> Session:
-        session = self._essential_room(event_id).extend_session(whom, actor, self._now_ms())
+        session = self._essential_room(event_id).extend_session(whom, actor, self.now_ms())
         await self._commit()
         return session
 
     async def complete(self, event_id: str, whom: Whom, outcome: str, actor: str) -> Place:
-        return await self._spoken(self._essential_room(event_id).complete(whom, outcome, actor, self._now_ms()))
+        return await self._spoken(self._essential_room(event_id).complete(whom, outcome, actor, self.now_ms()))
 
     async def admit(self, event_id: str, whom: Whom, by: By) -> Place:
-        return await self._spoken(self._essential_room(event_id).admit(whom, by, self._now_ms()))
+        return await self._spoken(self._essential_room(event_id).admit(whom, by, self.now_ms()))
 
     async def remove(self, event_id: str, whom: Whom, by: By, *, ban: bool = False) -> Place:
         room = self._essential_room(event_id)
         try:
-            place = room.remove(whom, by, self._now_ms(), ban=ban)
+            place = room.remove(whom, by, self.now_ms(), ban=ban)
         except Refused:
             await self._commit()  # a ban is recorded even where there was no place to take away
             raise
         return await self._spoken(place)
-
-    async def find(self, event_id: str, whom: Whom) -> Place:
-        room = self.venue.room(event_id)
-        return await self._spoken(answering.place(room.ledger, room.find(whom), self._now_ms()))
-
-    async def visitors(self, event_id: str, status: str | None, after_arrival: int, limit: int) -> list[Place]:
-        ledger = self.venue.room(event_id).ledger
-        places = answering.visitors(ledger, status, after_arrival, limit, self._now_ms())
-        await self._durable(self.venue.outbox.lsn)
-        return places
 
     def _essential_room(self, event_id: str) -> Room:
         """Return a room to write what may not be held up by a disk that is filling."""
@@ -229,27 +235,20 @@ class MemoryBackend:
         for turn, room in enumerate(list(self.venue.rooms.values()), 1):
             await self._draw(room)
             await self._expire(room)
-            if answering.next_release_ms(room.ledger, self._now_ms()) == 0 and not self._refuses_everything():
-                due = room.tick(self._now_ms())
+            if answering.next_release_ms(room.ledger, self.now_ms()) == 0 and not self._refuses_everything():
+                due = room.tick(self.now_ms())
                 if due:
                     await self._release(room, due, PACER, manual=False)
-            nap_ms = min(nap_ms, answering.next_release_ms(room.ledger, self._now_ms()) or nap_ms)
+            nap_ms = min(nap_ms, answering.next_release_ms(room.ledger, self.now_ms()) or nap_ms)
             if turn % ROOMS_PER_TURN == 0:
                 await asyncio.sleep(0)
         return nap_ms
-
-    async def _draw(self, room: Room) -> None:
-        """Write the rows of a draw that has begun, letting others run in between."""
-        more = room.ledger.draw_step()
-        while more:
-            await asyncio.sleep(0)
-            more = room.ledger.draw_step()
 
     async def _expire(self, room: Room) -> None:
         """End what has run out, in slices."""
         more = True
         while more and not self._refuses_everything():
-            more = room.expire(self._now_ms())
+            more = room.expire(self.now_ms())
             if self.venue.outbox.records:
                 await self._commit()
 
@@ -258,7 +257,7 @@ class MemoryBackend:
 
     async def _release(self, room: Room, count: int, by: By, *, manual: bool) -> ReleaseResult:
         """Release in slices of one moment, letting others run in between; what was begun under a key is completed."""
-        now_ms, released, stepped_over = self._now_ms(), room.released_under(by.request), 0
+        now_ms, released, stepped_over = self.now_ms(), room.released_under(by.request), 0
         while True:
             self._may_write(essential=True)
             slice_ = room.release(max(0, count - released), by, now_ms, manual=manual)
@@ -276,7 +275,7 @@ class MemoryBackend:
         check_settings(changes, self.capabilities)
         self._check_revision(event_id, revision)
         self._may_write(essential=False)
-        created, _ = self.venue.configure(event_id, changes, by, self._now_ms(), replace=replace)
+        created, _ = self.venue.configure(event_id, changes, by, self.now_ms(), replace=replace)
         return await self._view(self.venue.room(event_id)), created
 
     async def control(
@@ -288,7 +287,7 @@ class MemoryBackend:
             f"{self.venue.epoch}-{self.venue.outbox.lsn + 1}" if draw is None or action == "lobby" else draw.draw_id
         )
         secret = secret_of(self._draw_key, event_id, draw_id)
-        now_ms = self._now_ms()
+        now_ms = self.now_ms()
         room.control(action, by, now_ms, outcome=outcome, draw_id=draw_id, secret=secret, beacon=beacon)
         await self._commit()
         await self._draw(room)
@@ -297,38 +296,14 @@ class MemoryBackend:
     async def tell(self, event_id: str, text: str, by: By) -> EventView:
         room = self.venue.room(event_id)
         self._may_write(essential=True)
-        room.tell(text, by, self._now_ms())
+        room.tell(text, by, self.now_ms())
         return await self._view(room)
 
     async def delete(self, event_id: str, by: By, revision: int | None = None) -> None:
         self._check_revision(event_id, revision)
         self._may_write(essential=True)
-        self.venue.delete(event_id, by, self._now_ms())
+        self.venue.delete(event_id, by, self.now_ms())
         await self._commit()
-
-    async def event(self, event_id: str) -> EventView:
-        return await self._view(self.venue.room(event_id))
-
-    async def events(self) -> list[EventView]:
-        views = [answering.view(room.ledger) for _, room in sorted(self.venue.rooms.items())]
-        await self._durable(self.venue.outbox.lsn)
-        return views
-
-    async def stats(self, event_id: str) -> Stats:
-        stats = answering.stats(self.venue.room(event_id).ledger, self._now_ms())
-        await self._durable(stats.version)
-        return stats
-
-    async def fairness(self, event_id: str) -> Fairness:
-        fairness = answering.fairness(self.venue.room(event_id).ledger)
-        await self._durable(fairness.version)
-        return fairness
-
-    async def draw_entries(self, event_id: str, after_number: int, limit: int) -> list[tuple[int, int]]:
-        room = self.venue.room(event_id)
-        await self._draw(room)
-        await self._durable(self.venue.outbox.lsn)
-        return answering.draw_entries(room.ledger, after_number, limit)
 
     async def _view(self, room: Room) -> EventView:
         view = answering.view(room.ledger)
@@ -340,23 +315,6 @@ class MemoryBackend:
         if revision is not None and (room is None or room.ledger.revision != revision):
             raise Refused("precondition_failed", "the event was changed meanwhile; read it again")
 
-    # ---- push -----------------------------------------------------------------------------------------
-
-    def ranks(self, event_id: str, arrivals: Sequence[int]) -> Ranking:
-        return answering.ranks(self.venue.room(event_id).ledger, arrivals)
-
-    def line_order(self, event_id: str, arrival: int) -> int:
-        return answering.order(self.venue.room(event_id).ledger, arrival)
-
-    async def notices(self) -> AsyncIterator[Sequence[Notice]]:
-        subscriber = _Subscriber()
-        self._subscribers.append(subscriber)
-        try:
-            while batch := await subscriber.next():
-                yield batch
-        finally:
-            self._subscribers.remove(subscriber)
-
     # ---- the log ----------------------------------------------------------------------------------------
 
     async def records(self, from_version: int) -> AsyncIterator[Sequence[tuple[int, Record]]]:
@@ -364,7 +322,7 @@ class MemoryBackend:
             yield batch
 
     async def snapshot(self) -> Mapping[str, object]:
-        lsn, at_ms, parts = self.venue.outbox.lsn, self._now_ms(), self.venue.capture()
+        lsn, at_ms, parts = self.venue.outbox.lsn, self.now_ms(), self.venue.capture()
         await self._durable(lsn)
         try:
             await self._journal.snapshot(lsn, at_ms, parts)
@@ -386,8 +344,13 @@ class MemoryBackend:
 
     # ---- small parts --------------------------------------------------------------------------------------
 
-    def _now_ms(self) -> int:
+    def now_ms(self) -> int:
+        """Return the event time."""
         return self._clock_offset_ms + self._clock_ms()
+
+    def _up_to_date(self, least_version: int | None = None) -> Awaitable[None]:
+        """Return nothing to wait for: what is decided is decided here."""
+        return AT_ONCE
 
     def _may_write(self, *, essential: bool) -> None:
         refusal = self._journal.refusal(essential=essential)
@@ -419,8 +382,13 @@ class MemoryBackend:
     def _deliver(self, lsn: int) -> None:
         due = [notice for notice in self._undelivered if notice.version <= lsn]
         del self._undelivered[: len(due)]
-        for subscriber in self._subscribers:
-            subscriber.put(due)
+        self._announce(due)
+
+
+def _let_go(durable: Awaitable[None]) -> None:
+    """Have nobody wait for it: a log that fails ends the process anyway."""
+    if isinstance(durable, asyncio.Future):
+        durable.add_done_callback(lambda future: future.cancelled() or future.exception())
 
 
 @contextmanager
@@ -432,39 +400,3 @@ def _collector_off() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-class _AtOnce:
-    """What to await when nothing has to be awaited; costs no coroutine."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        return
-        yield
-
-
-AT_ONCE = _AtOnce()
-
-
-class _Subscriber:
-    """One reader of notices: what came since it last looked, and a way to wait for more."""
-
-    def __init__(self) -> None:
-        self._batch: list[Notice] = []
-        self._wake = asyncio.Event()
-        self._ended = False
-
-    def put(self, notices: Sequence[Notice]) -> None:
-        self._batch += notices
-        self._wake.set()
-
-    def end(self) -> None:
-        self._ended = True
-        self._wake.set()
-
-    async def next(self) -> list[Notice]:
-        """Return what came, waiting for something; an empty list at the end."""
-        while not self._batch and not self._ended:
-            self._wake.clear()
-            await self._wake.wait()
-        batch, self._batch = self._batch, []
-        return batch
