@@ -63,8 +63,9 @@ class Daemon:
             )
         try:
             self.first_line = self._read_first_line()
-            self.url = self.first_line.split()[3].rstrip(",")
-            assert self.url.startswith("http://"), self.first_line
+            urls = [word.rstrip(",;") for word in self.first_line.split() if word.startswith("http://")]
+            assert urls, self.first_line
+            self.url = urls[0]
         except BaseException:
             self.kill()
             raise
