@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from engine.errors import StorageFailed
 from engine.records import Record
-from snapshots.segments import LogPosition, SegmentWriter
+from snapshots.segments import Piece, SegmentWriter
 from snapshots.wal import pack_records
 
 
@@ -30,9 +30,9 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A batch is durable. `ends` are the positions behind each of its frames."""
+    """A batch is durable: its frames, and the headers of the segments it began."""
 
-    ends: tuple[LogPosition, ...]
+    pieces: Sequence[Piece]
     count: int
     size_bytes: int
     seconds: float
@@ -133,14 +133,12 @@ class CommitThread:
 
     def _commit(self, batch: Sequence[Record]) -> Commit:
         began = time.perf_counter()
-        ends: list[LogPosition] = []
         size_bytes = 0
         frames = pack_records(batch, self._writer.frame_max_bytes) if batch else [(0, b"")]
         for count, payload in frames:
             self._wait_for_room(len(payload))
             size_bytes += self._writer.append(count, payload)
-            ends.append(self._writer.position)
-        return Commit(tuple(ends), len(batch), size_bytes, time.perf_counter() - began, self._space())
+        return Commit(self._writer.take_pieces(), len(batch), size_bytes, time.perf_counter() - began, self._space())
 
     def _wait_for_room(self, payload_bytes: int) -> None:
         while not self._writer.fits(payload_bytes) and not self._try_reserve():

@@ -17,7 +17,7 @@ its end those are refused too. Nothing ends, and a retry about once a second bri
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -29,7 +29,7 @@ from snapshots.reading import read_batches, records_of
 from snapshots.recovery import Found, Recovered, recover
 from snapshots.retention import prune
 from snapshots.scan import Cursor
-from snapshots.segments import LogPosition, SegmentWriter
+from snapshots.segments import LogPosition, Piece, SegmentWriter
 from snapshots.snapshot import SnapshotHeader, read_parts, snapshot_name, write_snapshot
 from snapshots.storage import Storage
 from snapshots.survey import segment_names, snapshot_names
@@ -62,15 +62,18 @@ class Journal:
     """The log and the snapshots of one data folder; one process at a time has it open.
 
     `last_lsn` is the newest record appended, `durable_lsn` the newest known to be on disk. `epoch` is written
-    in every frame from now on. `failed` exists from `start` on and resolves with the failure, or with None when
-    the journal was closed.
+    in every frame from now on. `on_durable`, where it is set, is called with the pieces of each commit once they
+    are durable and before anybody who waits for them is answered. `failed` exists from `start` on and resolves
+    with the failure, or with None when the journal was closed.
     """
 
     failed: "asyncio.Future[StorageFailed | None]"
 
-    def __init__(self, storage: Storage, options: JournalOptions, recovered: Recovered, writer: SegmentWriter) -> None:
-        """Use `Journal.open`."""
-        self._storage = storage
+    def __init__(
+        self, storage: Storage, options: JournalOptions, recovered: Recovered, writer: SegmentWriter, lost: str | None
+    ) -> None:
+        """Use `Journal.open`, or `Journal.resume` where the folder is locked and in order."""
+        self.storage = storage
         self._options = options
         self._recovered = recovered
         self._writer = writer
@@ -91,6 +94,8 @@ class Journal:
         self._mean_bytes = float(FIRST_RECORD_BYTES)
         self._retry_armed = False
         self._counters = _Counters(len(recovered.segments) + 1, len(snapshot_names(storage)))
+        self._lost = lost
+        self.on_durable: Callable[[Sequence[Piece]], None] | None = None
         self.found: Found = recovered.found
         self.epoch = recovered.epoch
         self.log_id = recovered.log_id
@@ -108,19 +113,39 @@ class Journal:
         """
         storage.lock()
         try:
-            recovered = recover(storage, options.accept_loss)
-            epoch = max(recovered.epoch, RESTARTS_PER_TERM - 1, options.least_epoch - 1) + 1
-            end = recovered.end
-            writer = SegmentWriter(storage, options.segment_bytes, recovered.log_id, epoch, end, end.lsn)
-            writer.cut_first()
-            return cls(storage, options, replace(recovered, epoch=epoch), writer)
+            return cls.resume(storage, options, recover(storage, options.accept_loss))
         except BaseException:
             storage.unlock()
             raise
 
+    @classmethod
+    def resume(
+        cls, storage: Storage, options: JournalOptions, recovered: Recovered, lost: str | None = None
+    ) -> "Journal":
+        """Begin a new segment under a new epoch, durably, in a folder that is locked and in order.
+
+        `lost` says what history may be missing before that epoch, where it is known better than the folder tells.
+        """
+        epoch = max(recovered.epoch, RESTARTS_PER_TERM - 1, options.least_epoch - 1) + 1
+        end = recovered.end
+        writer = SegmentWriter(storage, options.segment_bytes, recovered.log_id, epoch, end, end.lsn)
+        writer.cut_first()
+        return cls(storage, options, replace(recovered, epoch=epoch), writer, lost)
+
+    @property
+    def position(self) -> LogPosition:
+        """The place behind what is durable."""
+        return self._positions[-1]
+
+    def newest_snapshot(self) -> str | None:
+        """Return the name of the newest snapshot in the folder."""
+        return next(iter(snapshot_names(self.storage)), None)
+
     @property
     def lost(self) -> str | None:
         """Say what history may be missing before this epoch; None when nothing is."""
+        if self._lost is not None:
+            return self._lost
         if self.found.accepted_loss is not None:
             return self.found.accepted_loss
         before, term = self.found.previous_epoch // RESTARTS_PER_TERM, self.epoch // RESTARTS_PER_TERM
@@ -128,15 +153,15 @@ class Journal:
 
     def snapshot_parts(self) -> Iterator[object]:
         """Yield the parts of the snapshot to start from, in order; nothing where there is none."""
-        return iter(()) if self.found.snapshot is None else read_parts(self._storage, self.found.snapshot)
+        return iter(()) if self.found.snapshot is None else read_parts(self.storage, self.found.snapshot)
 
     def replay(self) -> Iterator[tuple[int, Record]]:
         """Yield (LSN, record) for everything after the snapshot; holds one frame at a time. Raises Damaged."""
         cursor = Cursor(self._recovered.start)
-        for first_lsn, records in records_of(self._storage, self._recovered.segments, cursor, self.snapshot_lsn + 1):
+        for first_lsn, records in records_of(self.storage, self._recovered.segments, cursor, self.snapshot_lsn + 1):
             yield from enumerate(records, first_lsn)
         if cursor.position.lsn != self.found.last_lsn:
-            place = self._storage.place
+            place = self.storage.place
             raise Damaged(f"{place} changed since it was verified: the log ends at LSN {cursor.position.lsn}")
 
     async def start(self) -> None:
@@ -198,8 +223,8 @@ class Journal:
             began = perf_counter()
             header = SnapshotHeader(FORMAT_VERSION, lsn, self.epoch, at_ms, self.log_id, self._position_at(lsn))
             try:
-                size_bytes = await write_snapshot(self._storage, header, parts)
-                segments, snapshots = await asyncio.to_thread(prune, self._storage, self._options.keep_snapshots)
+                size_bytes = await write_snapshot(self.storage, header, parts)
+                segments, snapshots = await asyncio.to_thread(prune, self.storage, self._options.keep_snapshots)
             except BaseException:
                 self._counters.snapshot_failures += 1
                 raise
@@ -211,7 +236,7 @@ class Journal:
     async def read_records(self, from_lsn: int, to_lsn: int | None = None) -> AsyncIterator[list[tuple[int, Record]]]:
         """Yield durable records in batches, read off the loop; raises Refused("gone") for what was pruned."""
         last_lsn = self.durable_lsn if to_lsn is None else min(to_lsn, self.durable_lsn)
-        batches = read_batches(self._storage, segment_names(self._storage), from_lsn, last_lsn)
+        batches = read_batches(self.storage, segment_names(self.storage), from_lsn, last_lsn)
         while (batch := await asyncio.to_thread(next, batches, None)) is not None:
             yield batch
 
@@ -249,7 +274,7 @@ class Journal:
             else:
                 await self._drain()
         finally:
-            self._storage.unlock()
+            self.storage.unlock()
 
     async def _drain(self) -> None:
         assert self._loop is not None
@@ -303,9 +328,10 @@ class Journal:
         counters.commit_seconds_last = commit.seconds
         counters.commit_seconds_sum += commit.seconds
         counters.written_bytes += commit.size_bytes
-        counters.segments += commit.ends[-1].sequence - self._positions[-1].sequence
-        self._positions.extend(commit.ends)
-        self.durable_lsn = commit.ends[-1].lsn
+        end = commit.pieces[-1].end
+        counters.segments += end.sequence - self._positions[-1].sequence
+        self._positions.extend(piece.end for piece in commit.pieces)
+        self.durable_lsn = end.lsn
         if commit.count:
             self._mean_bytes += (commit.size_bytes / commit.count - self._mean_bytes) * 0.1
         self._set_limits(commit.space)
@@ -317,6 +343,8 @@ class Journal:
         else:
             self._busy = False
             self._arm_idle()
+        if self.on_durable is not None:
+            self.on_durable(commit.pieces)
         for _, future in waiters:
             if not future.done():
                 future.set_result(None)

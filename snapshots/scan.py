@@ -63,6 +63,17 @@ class Cursor:
     durable_lsn: int = 0
 
 
+def frame_problem(header: FrameHeader, cursor: Cursor) -> str | None:
+    """Return how a frame whose chain value is right contradicts what stands before it; None where it does not."""
+    if header.first_lsn != cursor.position.lsn + 1:
+        return f"a frame begins at LSN {header.first_lsn}"
+    if header.epoch < cursor.epoch:
+        return f"epoch {header.epoch} follows epoch {cursor.epoch}"
+    if not cursor.durable_lsn <= header.durable_lsn < header.first_lsn:
+        return f"a frame states the durable LSN {header.durable_lsn}"
+    return None
+
+
 class SegmentReader:
     """Iterates over the valid frames of one segment from the cursor on, moving the cursor.
 
@@ -83,6 +94,12 @@ class SegmentReader:
     def __iter__(self) -> Iterator[Frame]:
         while (frame := self._next_frame()) is not None:
             yield frame
+
+    def bytes_of(self, frame: Frame) -> bytes:
+        """Return the whole of a frame just read, header and payload, as it stands in the segment."""
+        length = FRAME_HEADER_BYTES + frame.header.length
+        block, index = self._window(frame.offset, length)
+        return block[index : index + length]
 
     def _window(self, offset: int, length: int) -> tuple[bytes, int]:
         """Return a buffer and the index in it at which up to `length` bytes from `offset` begin."""
@@ -113,12 +130,9 @@ class SegmentReader:
 
     def _accept(self, frame: Frame) -> Frame | None:
         header, cursor = frame.header, self.cursor
-        if header.first_lsn != cursor.position.lsn + 1:
-            return self._stop(f"a frame begins at LSN {header.first_lsn}")
-        if header.epoch < cursor.epoch:
-            return self._stop(f"epoch {header.epoch} follows epoch {cursor.epoch}", kind=FlawKind.EPOCH)
-        if not cursor.durable_lsn <= header.durable_lsn < header.first_lsn:
-            return self._stop(f"a frame states the durable LSN {header.durable_lsn}")
+        problem = frame_problem(header, cursor)
+        if problem is not None:
+            return self._stop(problem, kind=FlawKind.EPOCH if header.epoch < cursor.epoch else FlawKind.BYTES)
         end = frame.offset + FRAME_HEADER_BYTES + header.length
         cursor.position = LogPosition(header.last_lsn, header.chain, cursor.position.sequence, end)
         cursor.epoch, cursor.durable_lsn = header.epoch, header.durable_lsn

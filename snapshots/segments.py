@@ -13,6 +13,7 @@ makes the new epoch durable, in the header of its first segment, before anything
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.errors import StorageFailed
 from snapshots.storage import Storage, StorageFile
@@ -43,6 +44,31 @@ class LogPosition:
     offset: int
 
 
+class Piece(NamedTuple):
+    """Bytes of the log exactly as they stand on the disk, a segment header or one whole frame, and the place behind."""
+
+    end: LogPosition
+    data: bytes
+
+
+def seal_segment(file: StorageFile, length: int) -> None:
+    """Cut off the reserved zeros, make everything in the segment durable, and close it."""
+    file.truncate(length)
+    file.fsync()
+    file.close()
+
+
+def name_segment(storage: Storage, header: SegmentHeader, data: bytes) -> StorageFile:
+    """Make the reserved space of a segment that segment, durably, and return it open; `data` is the header's bytes."""
+    reserved = reserved_name(header.sequence)
+    file = storage.open_file(reserved)
+    file.write(0, data)
+    file.fsync()
+    storage.rename(reserved, segment_name(header.sequence, header.first_lsn))
+    storage.sync_directory(LOG_FOLDER)
+    return file
+
+
 class SegmentWriter:
     """Appends frames behind a position. Not for use in two threads at once; any failure is final."""
 
@@ -56,6 +82,7 @@ class SegmentWriter:
         self._epoch = epoch
         self._file: StorageFile | None = None
         self._reserved_bytes = 0
+        self._pieces: list[Piece] = []
         self.size_bytes = 0
         self.position = end
         self.durable_lsn = durable_lsn
@@ -78,6 +105,7 @@ class SegmentWriter:
             if length < SMALLEST_SEGMENT_BYTES:
                 raise StorageFailed(f"no space for a log segment in {self._storage.place}: make room, then start again")
         self._open_next()
+        self._pieces.clear()
 
     def reserve_next(self) -> bool:
         """Reserve the next segment unless that is done; False means that the disk is full."""
@@ -99,7 +127,13 @@ class SegmentWriter:
         self._file.fdatasync()
         self.position = LogPosition(end.lsn + count, chain, end.sequence, end.offset + len(frame))
         self.durable_lsn = self.position.lsn
+        self._pieces.append(Piece(self.position, frame))
         return len(frame)
+
+    def take_pieces(self) -> list[Piece]:
+        """Return what was made durable since the last call, the headers of new segments too."""
+        pieces, self._pieces = self._pieces, []
+        return pieces
 
     def fits(self, payload_bytes: int) -> bool:
         """Whether a frame can be written now, in this segment or in the reserved one."""
@@ -116,20 +150,14 @@ class SegmentWriter:
 
     def _seal(self) -> None:
         assert self._file is not None
-        self._file.truncate(self.position.offset)
-        self._file.fsync()
-        self._file.close()
+        seal_segment(self._file, self.position.offset)
         self._file = None
 
     def _open_next(self) -> None:
         end = self.position
-        sequence = end.sequence + 1
-        reserved = reserved_name(sequence)
-        self._file = self._storage.open_file(reserved)
-        header = SegmentHeader(FORMAT_VERSION, sequence, end.lsn + 1, self._epoch, end.chain, self._log_id)
-        self._file.write(0, encode_segment_header(header))
-        self._file.fsync()
-        self._storage.rename(reserved, segment_name(sequence, end.lsn + 1))
-        self._storage.sync_directory(LOG_FOLDER)
+        header = SegmentHeader(FORMAT_VERSION, end.sequence + 1, end.lsn + 1, self._epoch, end.chain, self._log_id)
+        data = encode_segment_header(header)
+        self._file = name_segment(self._storage, header, data)
         self.size_bytes, self._reserved_bytes = self._reserved_bytes, 0
-        self.position = LogPosition(end.lsn, end.chain, sequence, SEGMENT_HEADER_BYTES)
+        self.position = LogPosition(end.lsn, end.chain, header.sequence, SEGMENT_HEADER_BYTES)
+        self._pieces.append(Piece(self.position, data))

@@ -32,6 +32,7 @@ LAYERS = (
     ("engine", 1),
     ("snapshots.journal", 3),
     ("snapshots.backup", 3),
+    ("snapshots.standby", 3),
     ("snapshots", 2),
     ("server.main", 5),
     ("server.cli", 5),

@@ -111,5 +111,5 @@ def journal_of(storage: MemoryStorage):
 
 def evidence(journal) -> set[bytes]:
     """Return the contents of the quarantine folder."""
-    storage = journal._storage
+    storage = journal.storage
     return {storage.read(name, 0, 1 << 20) for name in storage.names("quarantine")}
