@@ -116,11 +116,12 @@ class Door:
     While connections are refused, those who come in the next tenth of a second are refused at once.
     """
 
-    def __init__(self, url: str, ended: Ended) -> None:
+    def __init__(self, url: str, ended: Ended, timeout_s: float) -> None:
         parts = urlsplit(url)
         assert parts.hostname and parts.port
         self._host, self._port = parts.hostname, parts.port
         self.ended = ended
+        self._timeout_s = timeout_s
         self._lanes: set[Lane] = set()
         self._idle: list[Lane] = []
         self._opening: set[asyncio.Task[None]] = set()
@@ -140,14 +141,14 @@ class Door:
         elif self._idle:
             self._send(self._idle.pop(), join, raw)
         else:
-            self._waiting.append((time.monotonic() + TIMEOUT_S, join, raw))
+            self._waiting.append((time.monotonic() + self._timeout_s, join, raw))
             if len(self._lanes) + len(self._opening) < LANES:
                 task = asyncio.create_task(self._open())
                 self._opening.add(task)
                 task.add_done_callback(self._opening.discard)
 
     def _send(self, lane: Lane, join: Join, raw: bytes) -> None:
-        self._asked.append((time.monotonic() + TIMEOUT_S, join, join.attempts, lane))
+        self._asked.append((time.monotonic() + self._timeout_s, join, join.attempts, lane))
         lane.ask(join, raw)
 
     async def _open(self) -> None:
@@ -208,6 +209,8 @@ class Flood:
     chance: random.Random
     beyond: float = 0.1
     keeps_tokens: bool = False
+    timeout_s: float = TIMEOUT_S
+    retry_s: tuple[float, float] = RETRY_S
     on_answer: Callable[[Join], None] = lambda join: None
     joins: list[Join] = field(default_factory=list)
     held: list[Join] = field(default_factory=list)
@@ -220,7 +223,7 @@ class Flood:
 
     async def run(self) -> None:
         """Let visitors come until it is over, and then until everybody has an answer."""
-        self._doors = [Door(url, self._ended) for url in self.urls]
+        self._doors = [Door(url, self._ended, self.timeout_s) for url in self.urls]
         started_s, due = time.monotonic(), 0
         with _few_collections():
             while not self.is_over or self.unanswered:
@@ -277,7 +280,7 @@ class Flood:
         if join.attempts == 1:
             self._ask(join, 1 - join.door)
         else:
-            heappush(self._retries, (time.monotonic() + self.chance.uniform(*RETRY_S), join.index, join))
+            heappush(self._retries, (time.monotonic() + self.chance.uniform(*self.retry_s), join.index, join))
 
 
 @contextmanager
