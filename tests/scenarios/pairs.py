@@ -4,11 +4,12 @@ Who leads is what this file was told last: by the witness's verdict as clients s
 promoted. In mode `single` there is one process, and whoever kills it starts it again.
 """
 
+import json
 import time
 import urllib.error
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.server.daemons import DEADLINE_S, Daemon, cli
 from tests.server.proxies import free_port
@@ -45,6 +46,14 @@ class Node(Daemon):
         """Return what it tells the operator."""
         told: dict[str, Any] = self.admin("GET", "/v1/admin/status")
         return told
+
+
+class Promotion(NamedTuple):
+    """What a follower said when it was promoted: since when it may lack something, how much, and the sentence."""
+
+    since_s: float
+    records: int
+    lost: str | None
 
 
 class Pair:
@@ -94,13 +103,16 @@ class Pair:
         if self.mode != "single":
             self.leader = 1 - self.leader
 
-    def succeed(self) -> None:
+    def succeed(self) -> Promotion | None:
         """Do what somebody has to do so that there is a primary again: with a witness nothing."""
         if self.mode == "single":
             self._start(0)
-        elif self.mode == "async":
-            told = cli("promote", self.primary.url, "--key-file", self._keys / "admin.key")
-            assert told.returncode == 0, told.stderr
+        if self.mode != "async":
+            return None
+        seen_s, lag = time.monotonic(), self.primary.status()["replication"]["lag"]
+        told = cli("promote", self.primary.url, "--key-file", self._keys / "admin.key", "--json")
+        assert told.returncode == 0, told.stderr
+        return Promotion(seen_s - lag["seconds"], lag["records"], json.loads(told.stdout)["lost"])
 
     def come_back(self) -> None:
         """Start the one that was killed, and wait until it follows in step."""
