@@ -21,6 +21,7 @@ from server.answers import Answer, json_answer, no_content
 from server.key_kinds import KINDS, LISTED, LONGEST_OVERLAP_S, ROLES, Key
 from server.key_ring import Change, KeyRing
 from server.public_keys import read_public_key
+from server.replication.key_sharing import SharedKeys
 from server.routes import Call, Route
 
 PATH = "/v1/admin/keys"
@@ -110,8 +111,9 @@ class RevokeQuery(Struct, forbid_unknown_fields=True):
 class AdminKeys:
     """The handlers, over the ring of this server; one change at a time."""
 
-    def __init__(self, ring: KeyRing) -> None:
+    def __init__(self, ring: KeyRing, shared: SharedKeys | None = None) -> None:
         self._ring = ring
+        self._shared = shared
         self._changing = asyncio.Lock()
 
     def routes(self, admin: AdminApi) -> list[Route]:
@@ -151,31 +153,40 @@ class AdminKeys:
     async def create_key(self, call: Call, actor: str) -> Answer:
         """Make a key. For site, admin and replication keys the answer holds the secret, this once."""
         async with self._changing:
+            self._check_leading()
             return await self._made(creation(self._ring, call.body), actor, call.body.note)
 
     async def rotate_key(self, call: Call, actor: str) -> Answer:
         """Make a key's successor: same name, role and scope. Nothing the old one signed is void before its end."""
         async with self._changing:
+            self._check_leading()
             return await self._made(rotation(self._ring, call.body), actor, call.body.note)
 
     async def revoke_key(self, call: Call, actor: str) -> Answer:
         """End a key at once, with everything it signed. The last of a kind that is needed is refused: rotate it."""
         query: RevokeQuery = call.query
         async with self._changing:
+            self._check_leading()
             await self._make(self._ring.revocation(query.id), actor, query.note or None)
         return no_content()
+
+    def _check_leading(self) -> None:
+        if self._shared is not None:
+            self._shared.check_leading()
 
     async def _made(self, change: Change, actor: str, note: str | None) -> Answer:
         await self._make(change, actor, note)
         return json_answer(new_key_answer(self._ring, change), 201)
 
     async def _make(self, change: Change, actor: str, note: str | None) -> None:
-        """Write a change without stopping the loop, and believe it once it is written."""
+        """Write a change without stopping the loop, and believe it once it is written and every follower does."""
         try:
             await asyncio.to_thread(self._ring.write, change)
         except StorageFailed as error:
             log.error("keys_not_written", problem=str(error))
             raise Refused("storage_full", "the keys could not be written; nothing was changed") from None
+        if self._shared is not None:
+            await self._shared.share(change)
         self._ring.adopt(change)
         tell_change(change, actor, note)
 

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Protocol
 
 from engine.backend import Backend
 from server.admin import AdminApi
 from server.admin_keys import AdminKeys
+from server.admin_replication import AdminReplication, Promoter
 from server.admin_visitors import AdminVisitors
 from server.api import VisitorApi
 from server.auth import ForwardAuth
@@ -22,6 +24,9 @@ from server.openapi import document_routes
 from server.page import WaitingPage
 from server.places import PlaceDesk
 from server.push import Hub
+from server.replication.key_sharing import SharedKeys
+from server.replication.link import Link
+from server.replication.sockets import ReplicationRoute
 from server.routes import Route
 from server.session_cookies import SessionDesk
 from server.site import SiteApi
@@ -56,8 +61,21 @@ class Surroundings:
     warnings: Sequence[str] = ()
 
 
-def assemble(backend: Backend, ring: KeyRing, gate: Gate, around: Surroundings) -> Parts:
-    """Return the parts over one backend."""
+class Replication(Promoter, Protocol):
+    """Whoever changes the role of this process, and takes in followers."""
+
+    async def serve(self, link: Link) -> None:
+        """Serve one link that somebody opened here."""
+
+
+def assemble(
+    backend: Backend,
+    ring: KeyRing,
+    gate: Gate,
+    around: Surroundings,
+    replication: tuple[Replication, SharedKeys] | None = None,
+) -> Parts:
+    """Return the parts over one backend; `replication` where it has followers, or is one."""
     mint = Mint(ring, around.now_ms)
     desk = PlaceDesk(backend, mint)
     hub = Hub(backend, desk, around.push_interval_ms)
@@ -75,10 +93,13 @@ def assemble(backend: Backend, ring: KeyRing, gate: Gate, around: Surroundings) 
         *ForwardAuth(backend, mint, sessions, around.url).routes(),
         *Enter(backend, mint, site, sessions, around.url).routes(),
         *admin.routes(),
-        *AdminKeys(ring).routes(admin),
+        *AdminKeys(ring, None if replication is None else replication[1]).routes(admin),
+        *([] if replication is None else AdminReplication(replication[0]).routes(admin)),
         *AdminVisitors(backend).routes(admin),
         *health.routes(),
         *metrics.routes(),
     ]
     routes += document_routes(routes, title_version=f"Stanchion {version('stanchion')}")
+    if replication is not None:
+        routes += ReplicationRoute(replication[0].serve).routes()
     return Parts(hub, health, metrics, mint, routes)

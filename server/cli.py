@@ -17,8 +17,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from engine.errors import NotPermitted, Refused, StanchionError, UsageError
-from server import commands_data, commands_event, commands_keys, commands_verify, commands_visitor
+from server import commands_data, commands_event, commands_follow, commands_keys, commands_verify, commands_visitor
 from server.config import Config, Loaded, load
+from server.keys import read_key_file
+from server.main import FollowOptions
 from server.main import serve as run_daemon
 from server.terminal import complain, notes, print_json, print_table
 
@@ -105,6 +107,31 @@ def serve(
     return run_daemon(loaded.config, accept_loss=accept_loss)
 
 
+@app.command(
+    epilog=notes(
+        "stanchion follow http://127.0.0.1:8080 --key-file data/keys/replication.key --data standby", 65, 74, 75, 77, 78
+    )
+)
+@_with_flags
+def follow(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where the primary's replication is reached.")],
+    *,
+    key_file: Annotated[Path, typer.Option(metavar="FILE", help="File with the replication key of the primary.")],
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Read settings from a TOML file.")] = None,
+    **flags: object,
+) -> int:
+    """Follow a primary: a warm standby, read replica and WebSocket edge in one.
+
+    With --data it is a standby, which keeps the log and can take over; without, an edge, which keeps nothing.
+    """
+    file = config or (Path(os.environ["STANCHION_CONFIG"]) if os.environ.get("STANCHION_CONFIG") else None)
+    loaded = load(flags, file)
+    for name in loaded.unknown_env:
+        complain(f"{name} in the environment is no setting and is ignored")
+    is_edge = loaded.sources["data"] == "default"
+    return run_daemon(loaded.config, follow=FollowOptions(url.rstrip("/"), read_key_file(key_file), is_edge))
+
+
 def _print_config(loaded: Loaded, as_json: bool) -> None:
     if as_json:
         print_json({name: {"value": value, "source": source} for name, value, source in loaded.lines()})
@@ -116,6 +143,7 @@ commands_visitor.add_to(commands_event.app)
 app.add_typer(commands_event.app)
 app.add_typer(commands_keys.app)
 commands_verify.add_to(app)
+commands_follow.add_to(app)
 commands_data.add_to(app)
 
 

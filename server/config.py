@@ -73,6 +73,14 @@ def _host(value: str) -> str:
     return value
 
 
+def _address(value: str) -> str:
+    host, separator, port = value.rpartition(":")
+    if not separator or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, such as 10.0.0.5:8082")
+    _host(host.strip("[]"))
+    return value
+
+
 Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Networks = Annotated[tuple[Annotated[Network, BeforeValidator(_network)], ...], NoDecode, BeforeValidator(_items)]
@@ -91,10 +99,24 @@ class Config(BaseSettings):
     data: Path = Field(Path("data"), description="Folder for log, snapshots and keys.")
     backend: str = Field("memory:", description="What holds the line, as a URL; memory: keeps it in this process.")
     demo: bool = Field(False, description="Make and open an event named demo that lets five in every ten seconds.")
-    replication: Literal["single", "sync", "async"] = Field("single", description="single takes no followers.")
-    witness: str | None = Field(None, description="URL of the lease that allows automatic failover.")
+    replication: Literal["sync", "async", "single"] = Field(
+        "sync", description="What an answer waits for: also the standby in step, or this disk; single has no followers."
+    )
+    witness: str | None = Field(
+        None, description="postgresql://… or flock:/path: who keeps the lease that allows automatic failover."
+    )
+    lease_s: float = Field(1.5, ge=0.2, le=60, description="Seconds the right to answer lasts without renewal.")
+    standby_timeout_s: float = Field(
+        2.0, ge=0.1, le=60, description="Seconds without progress after which a standby is no longer waited for."
+    )
     admin_host: Host = Field("127.0.0.1", description="Address of the admin listener when HOST is not loopback.")
     admin_port: Port = Field(8081, description="Port of the admin listener when HOST is not loopback.")
+    replication_listen: Annotated[str, AfterValidator(_address)] | None = Field(
+        None, description="HOST:PORT of a listener for followers when HOST is not loopback; none by default."
+    )
+    replication_url: Annotated[str, AfterValidator(_public_url)] | None = Field(
+        None, description="How the other servers reach this one; by default the address it listens on for them."
+    )
     public_url: Annotated[str, AfterValidator(_public_url)] | None = Field(
         None, description="How visitors reach this server; https://… is required when HOST is not loopback."
     )
@@ -218,14 +240,17 @@ def _origin_of(name: str, sources: Mapping[str, str]) -> str:
 
 
 def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
-    if config.replication != "single" or config.witness is not None:
-        name = "witness" if config.replication == "single" else "replication"
-        yield name, "followers are not built yet in this version; only replication=single can be chosen"
+    if config.witness is not None and config.replication != "sync":
+        yield "witness", "needs replication=sync: what one disk alone has cannot be taken over without loss"
     if config.is_public and config.public_url is None:
         yield "public_url", f"is required when host ({config.host}) is not loopback, such as https://queue.shop.example"
     if config.is_public and (config.public_url or "").startswith("http:"):
         yield "public_url", "must be https:// when host is not loopback (TLS ends at the proxy in front)"
     if config.is_public and config.port == config.admin_port != 0:
         yield "admin_port", f"must differ from port ({config.port})"
+    if config.replication_listen is not None and not config.is_public:
+        yield "replication_listen", f"is of no use while host ({config.host}) is loopback: one port serves everything"
+    if (config.replication_listen or "").startswith(("0.0.0.0:", "[::]:")) and config.replication_url is None:
+        yield "replication_url", "is required when replication_listen is not one address, such as http://10.0.0.5:8082"
     if config.public_url is not None and urlsplit(config.public_url).hostname in ("0.0.0.0", "::"):
         yield "public_url", "must be an address that visitors can reach"

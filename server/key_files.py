@@ -83,7 +83,7 @@ class KeyFolder:
             temporary = Path(tempfile.mkdtemp(prefix=f"{self.place.name}.", dir=data))
             for kind, text in texts.items():
                 _write(temporary / f"{kind}.key", f"{text}\n".encode())
-            _write(temporary / RING, _encoded(first_keys(now_ms, texts)))
+            _write(temporary / RING, ring_to_bytes(first_keys(now_ms, texts)))
             _sync_folder(temporary)
             os.rename(temporary, self.place)
             _sync_folder(data)
@@ -94,7 +94,7 @@ class KeyFolder:
         path = self.place / RING
         if not path.exists() and (self.place / EARLIER_QUEUE_FILE).exists():
             self._take_over(now_ms)
-        keys = _decoded(path, _content(path))
+        keys = ring_from_bytes(_content(path), path)
         _check_set(path, keys, now_ms)
         return keys
 
@@ -120,7 +120,7 @@ class KeyFolder:
             if key.in_file and text:
                 _replace(self._next(key.kind), f"{text}\n".encode())
                 _sync_folder(self.place)
-            _replace(self.place / RING, _encoded(keys))
+            _replace(self.place / RING, ring_to_bytes(keys))
             _sync_folder(self.place)
         self.settle(keys)
         with _storage_errors(self.place):
@@ -129,6 +129,14 @@ class KeyFolder:
                 if kind not in in_file:
                     (self.place / f"{kind}.key").unlink(missing_ok=True)
             _sync_folder(self.place)
+
+    def install(self, keys: Sequence[Key]) -> None:
+        """Write a ring that another server handed on, durably and whole; its texts are not here. Raises StorageFailed."""
+        with _storage_errors(self.place):
+            self.place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _replace(self.place / RING, ring_to_bytes(keys))
+            _sync_folder(self.place)
+            _sync_folder(self.place.parent)
 
     def settle(self, keys: Sequence[Key]) -> None:
         """Let a text that waits as `.next` take its place if the ring speaks of it; it is of no use otherwise.
@@ -168,7 +176,8 @@ class KeyFolder:
 # ---- the ring as bytes ----------------------------------------------------------------------------------
 
 
-def _encoded(keys: Sequence[Key]) -> bytes:
+def ring_to_bytes(keys: Sequence[Key]) -> bytes:
+    """Return a ring as it stands in ring.json."""
     stored = [
         _StoredKey(
             key.id,
@@ -189,16 +198,17 @@ def _encoded(keys: Sequence[Key]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(_StoredRing(1, stored)), indent=1) + b"\n"
 
 
-def _decoded(path: Path, content: bytes) -> list[Key]:
+def ring_from_bytes(content: bytes, place: Path | str) -> list[Key]:
+    """Return the keys of a ring; `place` is where it was found, for people. Raises BadConfiguration."""
     try:
         ring = msgspec.json.decode(content, type=_StoredRing)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # What msgspec says names the field, never a value of it.
-        raise BadConfiguration(f"{path} is no key ring of this version: {error}; put it back from a copy") from None
-    return [_key(path, stored) for stored in ring.keys]
+        raise BadConfiguration(f"{place} is no key ring of this version: {error}; put it back from a copy") from None
+    return [_key(place, stored) for stored in ring.keys]
 
 
-def _key(path: Path, stored: _StoredKey) -> Key:
+def _key(path: Path | str, stored: _StoredKey) -> Key:
     rule, where = KINDS[stored.kind], f"{path}, key {stored.id[:32]!r}"
     wanted = "digest" if rule.is_bearer else "public" if stored.kind == "enqueue" else "secret"
     given = [name for name in ("secret", "digest", "public") if getattr(stored, name) is not None]

@@ -44,6 +44,9 @@ class RingStore(Protocol):
     def save(self, keys: Sequence[Key], key: Key, text: str) -> None:
         """Write all keys, durably and whole; `text` is what `key` is shown as. Raises StorageFailed."""
 
+    def install(self, keys: Sequence[Key]) -> None:
+        """Write a ring that another server handed on. Raises StorageFailed."""
+
 
 def new_text(kind: str) -> str:
     """Return a bearer key that nobody guesses."""
@@ -96,6 +99,10 @@ class KeyRing:
     def now_ms(self) -> int:
         """Return the time that keys are judged by."""
         return self._wall_ms()
+
+    def all(self) -> list[Key]:
+        """Return every key there is, as it would be stored."""
+        return list(self._keys)
 
     def live(self, kind: str | None = None) -> list[Key]:
         """Return the keys that are believed now, of one kind or of all."""
@@ -172,6 +179,14 @@ class KeyRing:
     def adopt(self, change: Change) -> None:
         """Believe a change that was written."""
         self._keys = change.keys
+        self._tell()
+
+    def install(self, keys: Sequence[Key]) -> None:
+        """Write the ring of another server and believe it from now on; raises StorageFailed with nothing changed."""
+        self._store.install(keys)
+        self._keys = tuple(keys)
+        self.draw_key = self.signing("draw").raw()
+        self.pass_id_key = self.signing("pass-id").raw()
         self._tell()
 
     def creation(

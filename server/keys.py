@@ -47,6 +47,24 @@ def load_or_create(data: Path, wall_ms: Callable[[], int]) -> tuple[Keys, bool]:
     return _keys(folder, wall_ms), fresh
 
 
+def read_key_file(path: Path) -> str:
+    """Return the replication key in a file; raises BadConfiguration."""
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not ASCII"
+        raise BadConfiguration(f"cannot read the replication key from {path}: {reason}") from None
+    if not text.startswith("stn_replication_") or len(text.split()) != 1:
+        raise BadConfiguration(f"{path} does not hold one line with a replication key (stn_replication_…)")
+    return text
+
+
+def stored_ring(data: Path, wall_ms: Callable[[], int]) -> KeyRing | None:
+    """Return the ring a follower was handed and kept, None where there is none yet. Raises BadConfiguration."""
+    folder = KeyFolder(data / FOLDER)
+    return None if folder.is_empty() else KeyRing(folder.load(wall_ms()), wall_ms, folder)
+
+
 def settle(data: Path, wall_ms: Callable[[], int]) -> Keys:
     """Return the keys as they are now that the data folder is locked, and finish what a kill left of a change.
 

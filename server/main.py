@@ -1,9 +1,9 @@
 """The composition root: one daemon from its configuration to its last breath. Everything is put together here.
 
-Order: bind the ports (a port that is taken shows before anything is touched), keys, storage, journal, backend,
-the API over it, then listen. It ends in one of three ways. A signal: readyz says no, no new connections, sockets
-are sent away with 4001, running requests finish, a last snapshot, exit 0. A failed log: waiters have got their
-503, exit 74 at once, nothing more is promised. A core task that died: logged, exit 70.
+Order: bind the ports (a port that is taken shows before anything is touched), keys, the role this process has
+(`server.replication.roles`), the API over its seat, then listen. It ends in one of three ways. A signal: readyz says
+no, no new connections, sockets are sent away with 4001, running requests finish, a last snapshot, exit 0. A failed
+log: waiters have got their 503, exit 74 at once, nothing more is promised. A core task that died: logged, exit 70.
 """
 
 import asyncio
@@ -12,30 +12,42 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import aiohttp
 import structlog
 import uvloop
 from aiohttp import web
 
 from engine.actor import By
 from engine.backend import Backend
-from engine.backends.memory import MemoryBackend
 from engine.errors import BadConfiguration, Refused, StanchionError, StorageFailed
 from server import logs
 from server.answers import Answer
-from server.app import App, HttpServer
+from server.app import App
 from server.assembly import Surroundings, assemble
 from server.clockwork import Schedule, Snapshots, release_due
 from server.config import Config
+from server.connections import HttpServer
 from server.gate import Gate
-from server.keys import FOLDER, Keys, load_or_create, settle, watch
+from server.key_ring import digest_of
+from server.keys import FOLDER, Keys, load_or_create, settle, stored_ring, watch
 from server.ports import Ports
+from server.replication.key_sharing import SharedKeys
+from server.replication.leading import Clocks
+from server.replication.peers import Peers
+from server.replication.roles import Ground, Member
+from server.replication.settings import ReplicationSettings
+from server.replication.sockets import open_link
+from server.replication.witness import Witness, open_witness
 from server.routes import Listener, Route
-from snapshots.journal import Journal, JournalOptions
+from snapshots.options import JournalOptions
 from snapshots.storage import DiskStorage
 
 BACKLOG = 4096
@@ -46,31 +58,82 @@ DEMO_SETTINGS: Mapping[str, object] = MappingProxyType({"name": "Demo", "batch_s
 log = structlog.get_logger("stanchion.main")
 
 
-class Engine(NamedTuple):
-    """A backend and how it came up: `failed` resolves when it can promise nothing any more."""
+@dataclass(frozen=True, slots=True)
+class FollowOptions:
+    """How to begin as a follower: where the primary is, and the replication key. `is_edge`: without a data folder."""
 
-    backend: Backend
-    failed: "asyncio.Future[StorageFailed | None]"
-    found: Sequence[str]
-    alarms: Sequence[str]
+    url: str
+    key: str
+    is_edge: bool
 
 
-async def open_memory(config: Config, accept_loss: bool, draw_key: bytes) -> Engine:
-    """Open the journal in the data folder and rebuild the line from it."""
-    storage = DiskStorage(config.data)
-    options = JournalOptions(
-        segment_mib=config.segment_mib, keep_snapshots=config.keep_snapshots, accept_loss=accept_loss
+class Line(NamedTuple):
+    """Whoever holds the line in this process, and the keys it goes with; `new_keys` where they were just made."""
+
+    member: Member
+    keys: SharedKeys
+    new_keys: Keys | None
+
+
+async def open_line(
+    config: Config,
+    follow: FollowOptions | None,
+    accept_loss: bool,
+    now_ms: Callable[[], int],
+    ports: Ports,
+    ending: AsyncExitStack,
+) -> Line:
+    """Take up the role of this process over the embedded backend; a new follower waits for the first welcome."""
+    is_edge = follow is not None and follow.is_edge
+    storage = None if is_edge else DiskStorage(config.data)
+    scratch = DiskStorage(Path(ending.enter_context(TemporaryDirectory(prefix="stanchion-")))) if is_edge else None
+    peers = Peers(None if is_edge else config.data)
+    session = await ending.enter_async_context(aiohttp.ClientSession(trust_env=False))
+    fresh: Keys | None = None
+    if follow is None:
+        found, is_fresh = load_or_create(config.data, now_ms)
+        fresh = found if is_fresh else None
+        keys = SharedKeys(found.ring, "", config.data / FOLDER, now_ms)
+    else:
+        ring = None if is_edge else stored_ring(config.data, now_ms)
+        keys = SharedKeys(ring, digest_of(follow.key), None if is_edge else config.data / FOLDER, now_ms)
+    ground = Ground(
+        ReplicationSettings(
+            peers.node_id,
+            _replication_url(config, ports),
+            config.public_url or ports.urls[0],
+            config.replication,
+            config.lease_s,
+            config.standby_timeout_s,
+        ),
+        storage,
+        scratch,
+        JournalOptions(segment_mib=config.segment_mib, keep_snapshots=config.keep_snapshots, accept_loss=accept_loss),
+        lambda peer: open_link(peer, session),
+        _witness_opener(config, peers.node_id),
+        None if follow is None else follow.url,
+        peers,
+        keys,
+        Clocks(boottime_ns, monotonic_ms, wall_ms),
     )
-    journal = Journal.open(storage, options)
-    backend = MemoryBackend(journal, monotonic_ms, wall_ms, draw_key)
-    await backend.start()
-    return Engine(backend, journal.failed, journal.found.sentences, journal.found.alarms)
+    member = Member(ground)
+    await member.start()
+    if follow is None:
+        keys.replace(settle(config.data, now_ms).ring)
+    elif not keys.has_ring:
+        await member.first_welcome()
+    return Line(member, keys, fresh)
 
 
-# Scheme of --backend → how to open it.
-BACKENDS: Mapping[str, Callable[[Config, bool, bytes], Coroutine[Any, Any, Engine]]] = MappingProxyType(
-    {"memory": open_memory},
-)
+def _replication_url(config: Config, ports: Ports) -> str:
+    if config.replication_url is not None or config.replication_listen is not None:
+        return config.replication_url or ports.urls[-1]
+    return "" if config.is_public else ports.urls[0]
+
+
+def _witness_opener(config: Config, node_id: str) -> Callable[[bytes], Witness] | None:
+    url = config.witness
+    return None if url is None else lambda cluster_id: open_witness(url, cluster_id, node_id)
 
 
 def monotonic_ms() -> int:
@@ -78,9 +141,18 @@ def monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
+def boottime_ns() -> int:
+    """Return nanoseconds of a clock that goes on while this process is frozen or the machine sleeps."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 def wall_ms() -> int:
     """Return Unix time in milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+# Schemes of --backend that this version has.
+BACKENDS = frozenset(("memory",))
 
 
 def steady_wall_ms() -> Callable[[], int]:
@@ -93,12 +165,12 @@ def steady_wall_ms() -> Callable[[], int]:
     return lambda: (ahead_ns + monotonic_ns()) // 1_000_000
 
 
-def serve(config: Config, *, accept_loss: bool = False) -> int:
+def serve(config: Config, *, accept_loss: bool = False, follow: FollowOptions | None = None) -> int:
     """Run a daemon until it is told to stop; returns the exit code. Raises StanchionError for a start that fails."""
     logs.configure(config)
     _raise_file_limit()
     try:
-        return uvloop.run(run(config, accept_loss=accept_loss))
+        return uvloop.run(run(config, accept_loss=accept_loss, follow=follow))
     except StanchionError:
         raise
     except Exception:
@@ -106,29 +178,27 @@ def serve(config: Config, *, accept_loss: bool = False) -> int:
         return StanchionError.exit_code
 
 
-async def run(config: Config, *, accept_loss: bool = False) -> int:
+async def run(config: Config, *, accept_loss: bool = False, follow: FollowOptions | None = None) -> int:
     """Run a daemon on this loop until a signal, a failed log, or a dead core task; returns the exit code."""
-    opener = BACKENDS.get(config.backend.partition(":")[0])
-    if opener is None:
+    if config.backend.partition(":")[0] not in BACKENDS:
         raise BadConfiguration(
             f"backend: {config.backend.partition(':')[0]}: is not built in this version; use memory:"
         )
     with Ports(config) as ports:
         log.info("starting", data=str(config.data))
         now_ms = steady_wall_ms()
-        keys, fresh = load_or_create(config.data, now_ms)
-        engine = await opener(config, accept_loss, keys.ring.draw_key)
-        keys = settle(config.data, now_ms)
-        stop = _signals()  # not before: a recovery may be killed at any point, and then is
-        daemon = Daemon(config, keys, engine, now_ms, config.public_url or ports.urls[0])
-        if config.demo:
-            await prepare_demo(engine.backend)
-        await daemon.listen(ports)
-        _announce(config, ports, engine, keys if fresh else None)
-        gc.collect()
-        gc.freeze()
-        gc.disable()
-        return await daemon.live(stop)
+        async with AsyncExitStack() as ending:
+            line = await open_line(config, follow, accept_loss, now_ms, ports, ending)
+            stop = _signals()  # not before: a recovery may be killed at any point, and then is
+            daemon = Daemon(config, line, now_ms, config.public_url or ports.urls[0])
+            if config.demo and line.member.role == "primary":
+                await prepare_demo(line.member.seat)
+            await daemon.listen(ports)
+            _announce(config, ports, line)
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+            return await daemon.live(stop)
 
 
 class DrainingApp(App):
@@ -170,15 +240,15 @@ class DrainingApp(App):
 class Daemon:
     """The running parts, and their end."""
 
-    def __init__(self, config: Config, keys: Keys, engine: Engine, now_ms: Callable[[], int], url: str) -> None:
+    def __init__(self, config: Config, line: Line, now_ms: Callable[[], int], url: str) -> None:
         self._config = config
-        self._backend = engine.backend
-        self._failed = engine.failed
+        self._member = line.member
+        self._backend: Backend = line.member.seat
         self._snapshots = Snapshots(
-            engine.backend, time.monotonic, config.snapshot_interval_s, config.snapshot_every_records
+            self._backend, time.monotonic, config.snapshot_interval_s, config.snapshot_every_records
         )
-        self._schedule = Schedule(engine.backend, wall_ms)
-        self._ring = keys.ring
+        self._schedule = Schedule(self._backend, wall_ms)
+        self._ring = line.keys.ring
         self._servers: list[asyncio.Server] = []
         self._http: list[HttpServer] = []
         origins = frozenset(config.allowed_origins)
@@ -190,16 +260,18 @@ class Daemon:
             config.push_interval_ms,
             warnings=weaker_than_default(config),
         )
-        parts = assemble(engine.backend, keys.ring, Gate(keys.ring, time.monotonic, config.trusted_proxies), around)
+        gate = Gate(self._ring, time.monotonic, config.trusted_proxies)
+        parts = assemble(self._backend, self._ring, gate, around, (line.member, line.keys))
         self._hub, self._health, self._metrics = parts.hub, parts.health, parts.metrics
-        split = [listener_routes(parts.routes, listener) for listener in (Listener.PUBLIC, Listener.ADMIN)]
+        listeners = [Listener.PUBLIC, Listener.ADMIN] + [Listener.REPLICATION] * bool(config.replication_listen)
+        split = [listener_routes(parts.routes, listener) for listener in listeners]
         tables = split if config.is_public else [parts.routes]
         self._apps = [DrainingApp(table, observe=self._metrics.observe, allowed_origins=origins) for table in tables]
 
     async def listen(self, ports: Ports) -> None:
         """Begin to accept connections: the public port first, the admin port where there is one."""
         loop = asyncio.get_running_loop()
-        limits = [self._config.max_connections_per_address, None]
+        limits = [self._config.max_connections_per_address, None, None]
         for app, limit, sockets in zip(self._apps, limits, ports.sockets, strict=False):
             http = app.server(max_connections_per_address=limit)
             self._http.append(http)
@@ -209,23 +281,22 @@ class Daemon:
     async def live(self, stop: asyncio.Event) -> int:
         """Run the core tasks until the end; returns the exit code."""
         core = {
+            asyncio.create_task(self._member.run(), name="replication"),
             asyncio.create_task(release_due(self._backend), name="pacer"),
             asyncio.create_task(self._schedule.run(), name="schedule"),
             asyncio.create_task(self._hub.run(), name="push"),
             asyncio.create_task(self._metrics.run(), name="metrics"),
             asyncio.create_task(watch(self._ring), name="keys"),
+            asyncio.create_task(self._snapshots.run(), name="snapshots"),
         }
-        if self._backend.capabilities.snapshots:
-            core.add(asyncio.create_task(self._snapshots.run(), name="snapshots"))
         stopped = asyncio.create_task(stop.wait(), name="stop")
-        endings: set[asyncio.Future[Any]] = {stopped, self._failed, *core}
-        await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
-        if not self._failed.done() and not any(task.done() for task in core):
+        await asyncio.wait({stopped, *core}, return_when=asyncio.FIRST_COMPLETED)
+        if not any(task.done() for task in core):
             drained = asyncio.create_task(self._drain(core), name="drain")
-            endings = {drained, self._failed}
-            await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
-            if drained.done():
-                return drained.result()
+            replication = next(task for task in core if task.get_name() == "replication")
+            await asyncio.wait({drained, replication}, return_when=asyncio.FIRST_COMPLETED)
+            if drained.done() or replication.cancelled():
+                return await drained
         return await self._give_up(core)
 
     async def _drain(self, core: Iterable[asyncio.Task[None]]) -> int:
@@ -239,22 +310,26 @@ class Daemon:
         for task in core:
             task.cancel()
         await asyncio.wait(core)
+        self._member.retire()
         if self._backend.capabilities.snapshots:
             await self._snapshots.write()
-        await self._backend.close()
+        await self._member.close()
         log.info("stopped")
         return 0
 
     async def _give_up(self, core: Iterable[asyncio.Task[None]]) -> int:
         """End at once: say why, and let those who wait have their refusal."""
         code = StanchionError.exit_code
-        if self._failed.done():
-            failure = self._failed.result()
-            code = StorageFailed.exit_code
-            log.critical("log_failed", problem=str(failure), exit_code=code)
         for task in core:
-            if task.done() and not task.cancelled():
-                log.critical("core_task_died", task=task.get_name(), exc_info=task.exception(), exit_code=code)
+            error = None if not task.done() or task.cancelled() else task.exception()
+            if isinstance(error, StorageFailed):
+                code = error.exit_code
+                log.critical("log_failed", problem=str(error), exit_code=code)
+            elif isinstance(error, StanchionError):
+                code = error.exit_code
+                log.critical("cannot_go_on", problem=str(error), exit_code=code)
+            elif task.done() and not task.cancelled():
+                log.critical("core_task_died", task=task.get_name(), exc_info=error, exit_code=code)
         self._stop_listening()
         await self._hang_up()
         return code
@@ -288,22 +363,26 @@ async def prepare_demo(backend: Backend) -> None:
         await backend.control(DEMO_EVENT, "open", By(DEMO_EVENT))
 
 
-def _announce(config: Config, ports: Ports, engine: Engine, new_keys: Keys | None) -> None:
-    """Say where it listens and what it found, and show the admin key once to whoever sits at the terminal."""
-    url, admin_url = ports.urls[0], ports.urls[-1]
-    status = engine.backend.status()
+def _announce(config: Config, ports: Ports, line: Line) -> None:
+    """Say where it listens and what it is, and show the admin key once to whoever sits at the terminal."""
+    url, admin_url = ports.urls[0], ports.urls[1] if config.is_public else ports.urls[0]
+    member = line.member
+    status = member.seat.status()
     admin = f", admin API on {admin_url}" if config.is_public else ""
-    lines = [f"Stanchion listens on {url}{admin} (epoch {status.epoch}; {'; '.join(engine.found)})"]
+    verb = "listens" if member.role == "primary" else "follows"
+    lines = [f"Stanchion {verb} on {url}{admin} (epoch {status.epoch}; {'; '.join(member.found)})"]
     if config.demo:
         join = f"{url}/v1/events/{DEMO_EVENT}/join"
         lines.append(f"Demo event: five are let in every ten seconds. Wait for your turn at {url}/w/{DEMO_EVENT}, or:")
         lines.append(f"  curl -X POST {join} -H 'Content-Type: application/json' -d '{{\"user_id\": \"u1\"}}'")
-    if new_keys is not None and sys.stdout.isatty():
-        lines.append(f"Admin key, shown this once (it is in {config.data / FOLDER / 'admin.key'}): {new_keys.admin}")
+    if line.new_keys is not None and sys.stdout.isatty():
+        lines.append(
+            f"Admin key, shown this once (it is in {config.data / FOLDER / 'admin.key'}): {line.new_keys.admin}"
+        )
     with suppress(OSError):  # nobody reads it any more
         print("\n".join(lines), flush=True)
-    log.info("listening", url=url, admin_url=admin_url, epoch=status.epoch, backend=status.name)
-    for alarm in engine.alarms:
+    log.info("listening", url=url, admin_url=admin_url, epoch=status.epoch, role=member.role, mode=config.replication)
+    for alarm in member.alarms:
         log.error("recovery_alarm", problem=alarm)
     for sentence in weaker_than_default(config):
         log.warning("weaker_than_default", what=sentence)
@@ -311,7 +390,7 @@ def _announce(config: Config, ports: Ports, engine: Engine, new_keys: Keys | Non
 
 def weaker_than_default(config: Config) -> list[str]:
     """Return one sentence for everything that is weaker than the safe defaults."""
-    is_open = config.data.stat().st_mode & 0o077
+    is_open = config.data.exists() and config.data.stat().st_mode & 0o077
     return config.weaker() + [f"Others may look into the data folder {config.data}; chmod 700 it."] * bool(is_open)
 
 

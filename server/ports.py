@@ -10,13 +10,20 @@ UNSENT_LIMIT_BYTES = 16 * 1024
 
 
 class Ports:
-    """The bound sockets: `sockets` and `urls` hold the public listener first, then the admin's if it has its own."""
+    """The bound sockets: `sockets` and `urls` hold the public listener first, then those of admin and replication."""
 
     def __init__(self, config: Config) -> None:
         self.sockets = [bind(config.host, config.port, "port")]
         if config.is_public:
             try:
                 self.sockets.append(bind(config.admin_host, config.admin_port, "admin_port"))
+            except BaseException:
+                self._close()
+                raise
+        if config.replication_listen is not None:
+            host, _, port = config.replication_listen.rpartition(":")
+            try:
+                self.sockets.append(bind(host.strip("[]"), int(port), "replication_listen"))
             except BaseException:
                 self._close()
                 raise

@@ -9,18 +9,17 @@ An edge, a follower without a data folder, does the same without the disk, and a
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
 
-from engine.errors import BadConfiguration, Damaged, Refused
-from engine.errors import StanchionError
+from engine.errors import Damaged, Refused
+from server.replication.lag import Lag
+from server.replication.lease import MARGIN
 from server.replication.link import Link, LinkClosed, SealedLink, greet
 from server.replication.messages import (
-    PROTOCOL_VERSION,
     Ack,
     Answer,
     Call,
@@ -37,13 +36,13 @@ from server.replication.messages import (
     SnapshotSlice,
     Welcome,
 )
-from server.replication.lag import Lag
 from server.replication.replica import Replica
 from server.replication.settings import ReplicationSettings
 from server.replication.verbs import Caller
-from snapshots.segments import LogPosition
 from snapshots.shipping import ChainCheck
+from snapshots.snapshot import SNAPSHOT_FOLDER, read_parts
 from snapshots.standby import CutReport, StandbyLog
+from snapshots.storage import Storage
 from snapshots.wal import RESTARTS_PER_TERM, FrameHeader
 
 CONNECT_TIMEOUT_S = 3.0
@@ -59,7 +58,7 @@ LinkOpener = Callable[[str], Awaitable[Link]]
 class RingTaker(Protocol):
     """Whoever keeps the key ring of a follower."""
 
-    def take(self, sealed: bytes) -> None:
+    def take(self, sealed: bytes, key: str) -> None:
         """Believe these keys from now on. Raises Refused where they cannot be opened."""
 
 
@@ -80,14 +79,14 @@ class FollowingEvents:
 class Following:
     """Follows whoever is primary. It is the `Primary` of its backend: calls and barriers go over its link.
 
-    `storage` is the data folder's, or for an edge (no `log`) where a snapshot may lie while it is read.
+    Without a log of its own (an edge) it has a `scratch` storage, where a snapshot lies while it is read.
     """
 
     def __init__(
         self,
         settings: ReplicationSettings,
         key: str,
-        storage: Any,
+        scratch: Storage | None,
         standby_log: StandbyLog | None,
         open_link: LinkOpener,
         ring: RingTaker,
@@ -96,7 +95,7 @@ class Following:
     ) -> None:
         self._settings = settings
         self._key = key
-        self._storage = storage
+        self._scratch = scratch
         self._log = standby_log
         self._open_link = open_link
         self._ring = ring
@@ -106,6 +105,7 @@ class Following:
         self._caller = Caller(self._outbox.take)
         self._link: SealedLink | None = None
         self._check = None if standby_log else ChainCheck.anywhere()
+        self._ring_key = ""
         self._heard: dict[str, dict[int, bool]] = {}
         self._next_barrier: asyncio.Future[None] | None = None
         self._asked_barrier: asyncio.Future[None] | None = None
@@ -176,7 +176,7 @@ class Following:
     async def run(self, candidates: Callable[[], list[str]]) -> None:
         """Follow for ever. `candidates` are the places to ask, the likeliest first.
 
-        Raises LogLeftBehind where the state has to be built anew, Damaged and BadConfiguration where a person is needed.
+        Raises LogLeftBehind where the state has to be built anew, StanchionError where a person is needed.
         """
         hearing = asyncio.create_task(self._tell_heard())
         try:
@@ -244,7 +244,7 @@ class Following:
         if welcome.epoch // RESTARTS_PER_TERM < self._epoch // RESTARTS_PER_TERM:
             raise LinkClosed(f"{hello.url} leads an older term than this follower knows")
         if welcome.ring:
-            self._ring.take(welcome.ring)
+            self._ring.take(welcome.ring, link.key)
         self.welcome, self.primary_node = welcome, hello.node_id
         self._events.on_welcome(welcome, hello.node_id)
         if welcome.begin == "snapshot":
@@ -299,21 +299,38 @@ class Following:
             if self._log is not None and self._log.position.sequence:
                 self._events.on_cut(await asyncio.to_thread(self._log.start_over))
             raise LogLeftBehind
-        slices = SliceReader(link)
         if self._log is not None:
-            await self._log.receive_snapshot(slices)
+            await self._log.receive_snapshot(_slices(link))
             self.replica.load(self._log.snapshot_parts())
         else:
-            self.replica.load(await slices.parts(self._storage))
-        self._events.on_replica(self.replica)
+            self.replica.load(await self._parts(link))
+
+    async def _parts(self, link: SealedLink) -> Iterable[object]:
+        """Return the parts of a snapshot that passes through; it lies in the scratch folder only while it is read."""
+        scratch, name = self._scratch, f"{SNAPSHOT_FOLDER}/received"
+        assert scratch is not None, "an edge has a place for a snapshot"
+        scratch.make_folder(SNAPSHOT_FOLDER)
+        file = await scratch.create_slices(name)
+        try:
+            async for data in _slices(link):
+                await file.write(data)
+            await file.fsync()
+        finally:
+            await file.close()
+        parts = await asyncio.to_thread(lambda: list(read_parts(scratch, name)))
+        scratch.unlink(name)
+        return parts
 
     async def _stream(self, link: SealedLink) -> None:
         """Take what comes until the link closes; one task reads, one sends, this one does what is said."""
         inbox: asyncio.Queue[Message] = asyncio.Queue(INBOX_LIMIT)
         self._outbox = Outbox()
         self._caller = Caller(self._outbox.take, self.replica.applied_lsn)
-        self._link = link
-        ends = {asyncio.create_task(_read(link, inbox)), asyncio.create_task(self._outbox.send_over(link))}
+        self._link, self._ring_key = link, link.key
+        ends = {
+            asyncio.create_task(_read(link, inbox, 2 * self._settings.lease_s)),
+            asyncio.create_task(self._outbox.send_over(link)),
+        }
         taking = asyncio.create_task(self._take_all(inbox))
         try:
             await asyncio.wait({*ends, taking}, return_when=asyncio.FIRST_COMPLETED)
@@ -367,9 +384,9 @@ class Following:
                     self.replica.take(header, piece)
             else:
                 for piece in pieces:
-                    header = self._checked.take(piece)
-                    if isinstance(header, FrameHeader):
-                        self.replica.take(header, piece)
+                    taken = self._checked.take(piece)
+                    if isinstance(taken, FrameHeader):
+                        self.replica.take(taken, piece)
         except Damaged as error:
             log.error("stream_contradicts", problem=str(error))
             raise LinkClosed(f"what came does not continue this log: {error}") from error
@@ -390,7 +407,7 @@ class Following:
             case Answer():
                 self._caller.answered(message)
             case Ring():
-                self._ring.take(message.sealed)
+                self._ring.take(message.sealed, self._ring_key)
                 self._outbox.put(RingTaken(message.generation))
             case Peers():
                 self._events.on_peers(message.urls)
@@ -473,6 +490,23 @@ class Outbox:
                 await link.send(message)
 
 
-async def _read(link: SealedLink, inbox: "asyncio.Queue[Message]") -> None:
+async def _read(link: SealedLink, inbox: "asyncio.Queue[Message]", silence_s: float) -> None:
+    """Put what comes into the inbox; a primary says something often, so silence means that it is gone."""
     while True:
-        await inbox.put(await link.receive())
+        try:
+            async with asyncio.timeout(silence_s):
+                message = await link.receive()
+        except TimeoutError:
+            raise LinkClosed(f"nothing was heard for {silence_s:g} s") from None
+        await inbox.put(message)
+
+
+async def _slices(link: SealedLink) -> AsyncIterator[bytes]:
+    """Yield the bytes of a snapshot's file."""
+    while True:
+        message = await link.receive()
+        if not isinstance(message, SnapshotSlice):
+            raise LinkClosed("the rest of a snapshot was due")
+        yield message.data
+        if message.is_last:
+            return

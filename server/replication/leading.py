@@ -21,6 +21,7 @@ from server.replication.messages import HandedOver
 from server.replication.publisher import Publisher, PublisherEvents, RingSource, Session
 from server.replication.replicated_journal import ReplicatedJournal
 from server.replication.settings import ReplicationSettings
+from server.replication.witness import Lease
 from snapshots.journal import Journal
 from snapshots.wal import RESTARTS_PER_TERM
 
@@ -31,7 +32,7 @@ log = structlog.get_logger("stanchion.replication")
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """`boottime_ns` is CLOCK_BOOTTIME, which a frozen process does not stop; `clock_ms` monotonic, `wall_ms` Unix time."""
+    """`boottime_ns` is CLOCK_BOOTTIME, which goes on for a frozen process; `clock_ms` is monotonic, `wall_ms` Unix time."""
 
     boottime_ns: Callable[[], int]
     clock_ms: Callable[[], int]
@@ -60,6 +61,7 @@ class Leading:
         peers: Callable[[], list[str]],
         on_peer: Callable[[str], None],
         venue: Venue | None = None,
+        now_ms: int = 0,
     ) -> None:
         self._settings = settings
         self.journal = journal
@@ -68,7 +70,10 @@ class Leading:
         timeout_ns = int(settings.standby_timeout_s * 1e9)
         self.agreement = Agreement(settings.mode == "sync", timeout_ns)
         self.replicated = ReplicatedJournal(journal, self.agreement, clocks.boottime_ns, self.may_speak, self._no_right)
-        self.backend = MemoryBackend(self.replicated, clocks.clock_ms, clocks.wall_ms, draw_key, venue)
+        self.backend = MemoryBackend(self.replicated, clocks.clock_ms, clocks.wall_ms, draw_key, venue, now_ms)
+        self.backend.degraded = self.degraded
+        if keeper is not None:
+            self.backend.is_in_doubt = lambda: not self.may_speak(clocks.boottime_ns())
         events = PublisherEvents(self._moved, self._superseded, self._hand_over, self._fatal, on_peer)
         event_clock = (clocks.boottime_ns, self.backend.now_ms)
         self.publisher = Publisher(
@@ -132,10 +137,9 @@ class Leading:
         if not self._ended.done():
             self._ended.set_exception(error)
 
-    def _on_lost(self, lost: "asyncio.Future[object]") -> None:
+    def _on_lost(self, lost: "asyncio.Future[Lease]") -> None:
         if not lost.cancelled():
-            lease: object = lost.result()
-            self._end(Stepdown("the witness names another primary", getattr(lease, "url", "")))
+            self._end(Stepdown("the witness names another primary", lost.result().url))
 
     def _on_failed(self, failed: "asyncio.Future[StorageFailed | None]") -> None:
         if not failed.cancelled() and (error := failed.result()) is not None:

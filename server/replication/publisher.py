@@ -50,6 +50,7 @@ from snapshots.wal import RESTARTS_PER_TERM, first_chain, sequence_of
 
 CALLS_AT_ONCE = 10_000
 RING_TIMEOUT_S = 2.0
+SILENCE_LIMIT_S = 30.0
 
 log = structlog.get_logger("stanchion.replication")
 
@@ -57,8 +58,8 @@ log = structlog.get_logger("stanchion.replication")
 class RingSource(Protocol):
     """The key ring as it is handed to followers."""
 
-    def sealed(self) -> Ring:
-        """Return the ring as it is now."""
+    def sealed(self, key: str) -> Ring:
+        """Return the ring as it is now, for whoever opened a link with this key."""
 
 
 @dataclass(slots=True, eq=False)
@@ -165,17 +166,20 @@ class Publisher:
 
     # ---- keys -----------------------------------------------------------------------------------------
 
-    async def hand_on(self, ring: Ring) -> None:
+    async def hand_on(self, ring_for: Callable[[str], Ring]) -> None:
         """Give every follower a new ring; returns once each believes it, or was sent away for not saying so."""
         asked = list(self.sessions.values())
+        generation = 0
         for session in asked:
+            ring = ring_for(session.link.key)
+            generation = ring.generation
             session.put(ring)
         with suppress(TimeoutError):
             async with asyncio.timeout(RING_TIMEOUT_S):
                 for session in asked:
-                    await self._until_taken(session, ring.generation)
+                    await self._until_taken(session, generation)
         for session in asked:
-            if session.ring_taken < ring.generation and self.sessions.get(session.hello.node_id) is session:
+            if session.ring_taken < generation and self.sessions.get(session.hello.node_id) is session:
                 log.warning("follower_dropped", node_id=session.hello.node_id, why="it did not confirm the new keys")
                 session.link.close()
 
@@ -203,7 +207,7 @@ class Publisher:
         sending = asyncio.create_task(self._send(session))
         try:
             await self._receive(session)
-        except LinkClosed:
+        except (LinkClosed, TimeoutError):
             pass
         finally:
             sending.cancel()
@@ -228,11 +232,13 @@ class Publisher:
         while True:
             if follow.epoch // RESTARTS_PER_TERM > self._journal.epoch // RESTARTS_PER_TERM:
                 self._events.on_higher_term(follow.epoch, hello.url)
-                await link.send(self.welcome("refused", problem="this primary is of an older term; it steps down"))
+                await link.send(
+                    self.welcome(link, "refused", problem="this primary is of an older term; it steps down")
+                )
                 return None
             begin, place = await self._begin(follow)
             starts = await asyncio.to_thread(segment_starts, self._storage) if begin == "cut" else []
-            await link.send(self.welcome(begin, starts=starts))
+            await link.send(self.welcome(link, begin, starts=starts))
             if begin == "snapshot":
                 place = await self._send_snapshot(link)
             if begin in ("here", "snapshot"):
@@ -271,7 +277,9 @@ class Publisher:
             return "refused", None
         return "cut", None
 
-    def welcome(self, begin: str, *, starts: Sequence[LogPosition] = (), problem: str = "") -> Welcome:
+    def welcome(
+        self, link: SealedLink, begin: str, *, starts: Sequence[LogPosition] = (), problem: str = ""
+    ) -> Welcome:
         """Return what a follower is told about this primary."""
         return Welcome(
             begin,
@@ -282,7 +290,7 @@ class Publisher:
             self._settings.public_url,
             self._settings.mode,
             self._settings.lease_s,
-            self._ring.sealed().sealed,
+            self._ring.sealed(link.key).sealed,
             self._peers(),
             list(starts),
             problem,
@@ -355,14 +363,17 @@ class Publisher:
         """Return the next pieces behind a follower's place."""
         pieces = self._recent.after(session.place, self._settings.ship_bytes)
         if pieces is None:
-            pieces = await asyncio.to_thread(read_pieces, self._storage, session.place, self._settings.ship_bytes)
+            pieces = await asyncio.to_thread(
+                read_pieces, self._storage, session.place, self._settings.ship_bytes, self._recent.end
+            )
         return pieces
 
     # ---- receiving --------------------------------------------------------------------------------------
 
     async def _receive(self, session: Session) -> None:
         while True:
-            message = await session.link.receive()
+            async with asyncio.timeout(SILENCE_LIMIT_S):
+                message = await session.link.receive()
             match message:
                 case Ack():
                     self._acked(session, message)

@@ -47,7 +47,7 @@ class Replica:
             self.held_lsn = lsn
             if lsn <= committed_lsn:
                 self.venue.apply(record)
-                self.venue.outbox.notices.clear()
+                self.venue.outbox.drain()
             else:
                 self._held.append((lsn, (record,)))
 
@@ -61,17 +61,18 @@ class Replica:
 
     async def apply(self, until_lsn: int, now_ms: int) -> None:
         """Apply what may be spoken of, letting others run in between."""
-        count = 0
         batch: list[Record] = []
         while self._held and self._held[0][0] <= until_lsn:
             batch += self._held.popleft()[1]
             if len(batch) >= RECORDS_PER_TURN:
                 self.backend.advance(batch, now_ms)
-                count, batch = count + len(batch), []
+                batch = []
                 await asyncio.sleep(0)
         self.backend.advance(batch, now_ms)
 
-    def apply_everything(self, now_ms: int) -> None:
-        """Apply what is held: this process is about to speak for itself."""
+    def apply_everything(self) -> int:
+        """Apply what is held: this process is about to speak for itself. Returns the event time to go on from."""
         held, self._held = self._held, deque()
+        now_ms = self.backend.now_ms()
         self.backend.advance([record for _, records in held for record in records], now_ms)
+        return now_ms

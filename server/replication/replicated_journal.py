@@ -40,6 +40,7 @@ class ReplicatedJournal:
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._resigned: Refused | None = None
         self._taking_none: Refused | None = None
+        self._retired = False
         self._spoken_lsn = journal.durable_lsn
         self.on_pieces: Callable[[Sequence[Piece]], None] = lambda pieces: None
         self.on_moved: Callable[[], None] = lambda: None
@@ -97,6 +98,8 @@ class ReplicatedJournal:
         """Return None when `lsn` may be spoken of, else a future of the caller's own; it may come to raise Refused."""
         if lsn <= self._spoken_lsn:
             return None
+        if self._retired:
+            return self._journal.when_durable(lsn)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._resigned is not None:
             future.set_exception(self._resigned)
@@ -148,6 +151,10 @@ class ReplicatedJournal:
     def go_on_taking(self) -> None:
         """Take what comes again."""
         self._taking_none = None
+
+    def retire(self) -> None:
+        """Wait for this disk only from now on: nobody is answered any more, there is a last snapshot to write."""
+        self._retired = True
 
     def resign(self, why: Refused) -> None:
         """Take nothing more and answer nobody any more."""

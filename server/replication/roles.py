@@ -6,7 +6,7 @@ The `Seat` is what the rest of the process holds; between two roles it answers `
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import structlog
 
 from engine.backends.seat import Seat
-from engine.errors import BadConfiguration, Refused
+from engine.errors import Refused
 from server.replication.following import Following, FollowingEvents, LinkOpener, LogLeftBehind
+from server.replication.key_sharing import HandOn
 from server.replication.leading import Clocks, Leading, Stepdown
 from server.replication.lease import LeaseKeeper, LeaseWatch
 from server.replication.link import Link, LinkClosed, answer, greet
@@ -58,13 +59,13 @@ class KeyPort(Protocol):
     def handshake_keys(self) -> list[str]:
         """Return what a peer may show that it holds, the one this process shows first."""
 
-    def sealed(self) -> Ring:
-        """Return the ring as it is handed on."""
+    def sealed(self, key: str) -> Ring:
+        """Return the ring as it is handed on to whoever opened a link with this key."""
 
-    def take(self, sealed: bytes) -> None:
+    def take(self, sealed: bytes, key: str) -> None:
         """Believe a ring that was handed on."""
 
-    def lead(self, hand_on: Callable[[Ring], Awaitable[None]] | None) -> None:
+    def lead(self, hand_on: HandOn | None) -> None:
         """Changes are handed on with this from now on; None: this process may not change keys."""
 
 
@@ -93,7 +94,7 @@ class Member:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self._settings = ground.settings
-        self.seat = Seat()
+        self.seat = Seat.empty()
         self.leading: Leading | None = None
         self.following: Following | None = None
         self.last_cut: CutReport | None = None
@@ -106,6 +107,9 @@ class Member:
         self._seeking = False
         self._watched: Lease | None = None
         self._welcomed = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self.found: tuple[str, ...] = ()
+        self.alarms: tuple[str, ...] = ()
         self.seat.vacate(self._not_primary("this server has just started"))
 
     @property
@@ -134,23 +138,44 @@ class Member:
 
     async def run(self) -> None:
         """Run one role after the other; raises StanchionError where the process has to end."""
+        if self._running is not None:
+            running, self._running = self._running, None
+            try:
+                await asyncio.shield(running)
+            except asyncio.CancelledError:
+                running.cancel()
+                await asyncio.wait([running])
+                raise
         while True:
             if self.leading is not None:
                 await self._lead(self.leading)
             else:
                 await self._follow()
 
-    async def welcomed(self) -> None:
-        """Wait until a primary has welcomed this follower."""
-        await self._welcomed.wait()
+    async def first_welcome(self) -> None:
+        """Wait, as a follower that knows nothing yet, until a primary has handed it its keys; raises what ends it."""
+        running = asyncio.create_task(self.run())
+        welcomed = asyncio.create_task(self._welcomed.wait())
+        await asyncio.wait({running, welcomed}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            welcomed.cancel()
+            await running
+        self._running = running
+
+    def retire(self) -> None:
+        """Nobody is answered any more; what is still to be written need not wait for anybody else."""
+        if self.leading is not None:
+            self.leading.replicated.retire()
 
     async def close(self) -> None:
         """Let everything go in good order."""
         refused = self._not_primary("this server is shutting down")
         if self.leading is not None:
             await self.leading.close(refused)
-        elif self._log is not None:
-            await self._log.close()
+        elif self.following is not None:
+            await self.following.replica.backend.close()
+            if self._log is not None:
+                await self._log.close()
         if self._witness is not None:
             await self._witness.close()
 
@@ -195,9 +220,12 @@ class Member:
             self._primary_url = url
             return
         journal = Journal.open(storage, self._ground.options)
+        self.found, self.alarms = journal.found.sentences, journal.found.alarms
         await self._take_the_lead(journal, None, None)
 
-    async def _take_the_lead(self, journal: Journal, replica: Replica | None, lease: Lease | None) -> None:
+    async def _take_the_lead(
+        self, journal: Journal, replica: Replica | None, lease: Lease | None, now_ms: int = 0
+    ) -> None:
         """Hold the lease where there is one, and open for writes; follow instead where the witness says so."""
         keeper = None
         if (witness := self._open_witness(journal.log_id)) is not None:
@@ -219,6 +247,7 @@ class Member:
             lambda: list(self._urls),
             self._meet,
             None if replica is None else replica.venue,
+            now_ms,
         )
         await leading.start()
         self.leading, self.following, self._log = leading, None, None
@@ -266,7 +295,7 @@ class Member:
         self._follow_anew()
 
     async def _look_for_higher_terms(self, leading: Leading) -> None:
-        """Ask the followers that are not here whether they know of a higher term: one of them may have been promoted."""
+        """Ask the followers that are not here whether one of them was promoted meanwhile."""
         while True:
             await asyncio.sleep(ASK_PEERS_EVERY_S)
             here = [session.hello.url for session in leading.publisher.sessions.values()]
@@ -304,19 +333,19 @@ class Member:
     def _open_log(self) -> None:
         if self._ground.storage is not None and self._log is None:
             self._log = StandbyLog.open(self._ground.storage, self._ground.options)
+            self.found, self.alarms = self._log.found.sentences, self._log.found.alarms
 
     def _follow_anew(self) -> None:
         """Begin to follow with a state built from what is on the disk."""
         events = FollowingEvents(self._take_replica, self._take_welcome, self._take_peers, self._take_cut)
-        storage = self._ground.storage or self._ground.scratch
         self.following = Following(
             self._settings,
             self._ground.keys.handshake_keys()[0],
-            storage,
+            self._ground.scratch,
             self._log,
             self._ground.open_link,
             self._ground.keys,
-            self._clocks,
+            (self._clocks.boottime_ns, self._clocks.clock_ms),
             events,
         )
         self._promotion = asyncio.get_running_loop().create_future()
@@ -331,7 +360,8 @@ class Member:
         if self._ground.open_witness is not None and self._log is not None:
             tasks.append(asyncio.create_task(self._watch(following)))
         try:
-            await asyncio.wait({*tasks, self._promotion}, return_when=asyncio.FIRST_COMPLETED)
+            ends: list[asyncio.Future[Any]] = [*tasks, self._promotion]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
@@ -349,6 +379,8 @@ class Member:
     async def _build_anew(self) -> None:
         """Close what is there and build the state from the disk, which holds only what the new primary has, too."""
         self.seat.vacate(self._not_primary("this server is taking up the state of a new primary"))
+        if self.following is not None:
+            await self.following.replica.backend.close()
         if self._log is not None:
             await self._log.close()
             self._log = None
@@ -477,9 +509,10 @@ class Member:
         term = self.term + 1 if promotion.lease is None else promotion.lease.term
         journal = standby_log.promote(term * RESTARTS_PER_TERM, promotion.lost)
         replica = following.replica
-        replica.apply_everything(replica.backend.now_ms())
+        now_ms = replica.apply_everything()
+        await replica.backend.close()
         self.promoted_lost, self._seeking, self._log = promotion.lost, False, None
-        await self._take_the_lead(journal, replica, promotion.lease)
+        await self._take_the_lead(journal, replica, promotion.lease, now_ms)
         if self.leading is None:
             self.following = None
             self._open_log()

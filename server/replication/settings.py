@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ReplicationSettings:
-    """`node_id` names this process for good; `url` is where others reach its replication port, `public_url` its visitors.
+    """`node_id` names this process for good; at `url` other servers reach it, at `public_url` visitors.
 
     `mode` is "single", "async" or "sync" (RELIABILITY: what an answer waits for); `lease_s` how long the right to
     answer lasts without renewal; after `standby_timeout_s` without progress a standby is no longer waited for.
