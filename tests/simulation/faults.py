@@ -1,16 +1,17 @@
 """What befalls a simulated life, and what its operator does about it."""
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from engine.errors import Refused
+from engine.errors import Refused, StorageFailed
 from tests.simulation.network import Network
 from tests.simulation.nodes import Node
 from tests.simulation.plans import Fault
 
-SUPERVISOR_S = (0.1, 1.5)
+DEATHS_MAX = 3
 
 
 class Fate:
@@ -24,6 +25,8 @@ class Fate:
         self._has_witness = has_witness
         self._note = note
         self._restarts: set[str] = set()
+        self._deaths = 0
+        self._broken: set[str] = set()
 
     async def befall(self, fault: Fault) -> None:
         """Do what a fault says."""
@@ -57,9 +60,13 @@ class Fate:
             node.start().ended.add_done_callback(lambda ended: self._on_end(name, ended.result()))
 
     def _on_end(self, name: str, ending: BaseException | None) -> None:
-        if ending is not None:
-            self._note(f"END of {name} by itself: {type(ending).__name__}: {ending}")
+        if ending is None:
+            return
+        self._note(f"END of {name} by itself: {''.join(traceback.format_exception(ending)[-3:])}")
+        if name not in self._broken or not isinstance(ending, StorageFailed):
             self.on_death(name, ending)
+            self._deaths += 1
+        if self._deaths <= DEATHS_MAX:
             asyncio.get_running_loop().create_task(self.restart(name, 0.5))
 
     def on_death(self, name: str, ending: BaseException) -> None:
@@ -81,6 +88,12 @@ class Fate:
         node.host.kill()
         node.host.disk.wipe()
         await self.restart(fault.target, fault.lasting_s)
+
+    async def disk(self, fault: Fault) -> None:
+        """Let one of the next operations of a disk fail, after which its process ends."""
+        faults = self._nodes[fault.target].host.disk.storage.faults
+        faults.fail_at_call = faults.calls + 1 + int(fault.lasting_s * 20)
+        self._broken.add(fault.target)
 
     # ---- the network ---------------------------------------------------------------------------------------
 
@@ -182,6 +195,7 @@ _KINDS: Mapping[str, Callable[[Fate, Fault], Awaitable[None]]] = MappingProxyTyp
         "power": Fate.power,
         "freeze": Fate.freeze,
         "wipe": Fate.wipe,
+        "disk": Fate.disk,
         "part": Fate.part,
         "deafen": Fate.deafen,
         "isolate": Fate.isolate,

@@ -2,17 +2,17 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.replication.witness import LeaseTable, MemoryWitness, Witness
-
 from server.clockwork import release_due
 from server.replication.leading import Clocks
-from server.replication.link import Link
+from server.replication.link import Link, LinkClosed
 from server.replication.messages import Ring
 from server.replication.roles import Ground, Member
 from server.replication.settings import ReplicationSettings
+from server.replication.witness import LeaseTable, MemoryWitness, Witness
 from snapshots.journal import JournalOptions
 from snapshots.memory_storage import MemoryStorage
 from tests.simulation.commits import VirtualCommits
@@ -24,6 +24,11 @@ LEASE_S = 1.0
 STANDBY_TIMEOUT_S = 0.6
 OPTIONS = JournalOptions(segment_mib=1 / 128, idle_frame_ms=200, commit_thread=VirtualCommits)
 WITNESS_HOST = "w"
+
+
+async def _serve(member: Member, link: Link) -> None:
+    with suppress(LinkClosed):
+        await member.serve(link)
 
 
 class OneKey:
@@ -87,7 +92,7 @@ class Node:
         member = Member(self._ground(process))
         await member.start()
         process.node = member
-        process.listen(member.serve)
+        process.listen(lambda link: _serve(member, link))
         running = [asyncio.create_task(member.run()), asyncio.create_task(release_due(member.seat))]
         await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
         for task in running:

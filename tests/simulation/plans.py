@@ -43,6 +43,7 @@ FAULTS = {
     "reset": 2,
     "flip": 2,
     "wipe": 2,
+    "disk": 2,
     "snapshots": 3,
     "hand over": 3,
     "fail over": 3,

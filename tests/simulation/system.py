@@ -6,13 +6,13 @@ from random import Random
 from typing import Any, NamedTuple
 
 import structlog
-from server.replication.witness import LeaseTable
 
 from engine.actor import By
 from engine.errors import Refused
 from engine.records import Started
 from engine.venue import Venue
 from server.replication.agreement import Standing
+from server.replication.witness import LeaseTable
 from snapshots.journal import Journal
 from snapshots.memory_storage import MemoryStorage
 from tests.simulation.entropy import seeded
@@ -111,7 +111,7 @@ class Life:
         befalling = [self.loop.create_task(self._befall(fault)) for fault in self.plan.faults]
         await asyncio.sleep(HEALED_AT_S)
         self._heal()
-        await asyncio.wait([*befalling, *growing])
+        await asyncio.gather(*befalling, *growing)
         self._heal()
         await asyncio.sleep(COMING_AND_GOING_S - HEALED_AT_S)
         self.crowd.is_over = True
@@ -188,7 +188,8 @@ class Life:
                 return f"{name} has applied LSN {node.member.following.replica.applied_lsn} of {lsn}"
             if not node.member.following.is_reachable:
                 return f"{name} is not connected"
-        if leading.agreement.is_sync and leading.agreement.standing is not Standing.IN_STEP:
+        has_standby = len(self.nodes) - len(self.plan.edges) > 1
+        if has_standby and leading.agreement.is_sync and leading.agreement.standing is not Standing.IN_STEP:
             return f"{leader} stands {leading.agreement.standing.value}"
         return ""
 

@@ -110,32 +110,30 @@ class VirtualLoop(asyncio.BaseEventLoop):
     # ---- running -------------------------------------------------------------------------------------
 
     def _run_once(self) -> None:
-        if not self._ready:
+        ready, scheduled = self._ready, self._scheduled
+        if not ready:
             self._jump()
-        while self._scheduled and self._scheduled[0]._when <= self._now_s:
-            handle = heapq.heappop(self._scheduled)
+        while scheduled and scheduled[0]._when <= self._now_s:
+            handle = heapq.heappop(scheduled)
             handle._scheduled = False
-            self._ready.append(handle)
-        batch = list(self._ready)
-        self._ready.clear()
-        if self._shuffled and len(batch) > 1:
-            batch = self._in_some_order(batch)
-        self.steps += len(batch)
+            ready.append(handle)
+        count = len(ready)
+        self.steps += count
         if self.steps > self._max_steps:
             raise OutOfBounds(f"more than {self._max_steps} steps, at {self._now_s - BEGINNING_S:.3f} s")
-        for handle in batch:
-            if not handle._cancelled:
-                self._run_handle(handle)
-
-    def _run_handle(self, handle: Any) -> None:
-        owner = handle._context.get(OWNER)
-        if owner is not None:
-            if owner.is_dead:
-                return
-            if owner.is_frozen:
+        if count > 1 and self._shuffled:
+            batch = self._in_some_order(list(ready))
+            ready.clear()
+            ready.extend(batch)
+        for _ in range(count):
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            owner = handle._context.get(OWNER)
+            if owner is None or not (owner.is_dead or owner.is_frozen):
+                handle._run()
+            elif owner.is_frozen and not owner.is_dead:
                 owner.parked.append(handle)
-                return
-        handle._run()
 
     def _jump(self) -> None:
         """Go to the moment of the next timer."""
