@@ -5,9 +5,10 @@ promoted. In mode `single` there is one process, and whoever kills it starts it 
 """
 
 import json
+import re
 import time
 import urllib.error
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from tests.server.daemons import DEADLINE_S, Daemon, cli
 from tests.server.proxies import free_port
 
 FLAGS = ("--segment-mib", "4", "--log-level", "info")
+NEAR_RECORDS = 100
 MODES = ("sync", "async", "single")
 
 
@@ -49,11 +51,15 @@ class Node(Daemon):
 
 
 class Promotion(NamedTuple):
-    """What a follower said when it was promoted: since when it may lack something, how much, and the sentence."""
+    """What a follower said when it was promoted: its lag just before, and what may be lost, in a sentence."""
 
-    since_s: float
-    records: int
+    lag: Mapping[str, float]
     lost: str | None
+
+    def may_have_lost(self, lsn: int) -> bool:
+        """Whether a record of the old primary is among those that were said to be lost."""
+        named = re.search(r"after LSN (\d+)", self.lost or "")
+        return named is not None and lsn > int(named.group(1))
 
 
 class Pair:
@@ -97,11 +103,19 @@ class Pair:
         command = following if index else ("serve",)
         self._nodes[index] = Node(self.folders[index], self._ports[index], self._keys, command, self._flags)
 
-    def kill(self) -> None:
-        """Kill the primary; in a pair the other one leads from now on, once it finds out or is told."""
+    def kill(self, alone_s: float = 0.0) -> None:
+        """Kill the primary; in a pair the other one leads from now on, once it finds out or is told.
+
+        With `alone_s` the follower was killed so long before, and comes back to find nobody.
+        """
+        if alone_s:
+            self._nodes.pop(1 - self.leader).kill()
+            time.sleep(alone_s)
         self._nodes.pop(self.leader).kill()
         if self.mode != "single":
             self.leader = 1 - self.leader
+        if alone_s:
+            self._start(self.leader)
 
     def succeed(self) -> Promotion | None:
         """Do what somebody has to do so that there is a primary again: with a witness nothing."""
@@ -109,10 +123,10 @@ class Pair:
             self._start(0)
         if self.mode != "async":
             return None
-        seen_s, lag = time.monotonic(), self.primary.status()["replication"]["lag"]
+        lag = self.primary.status()["replication"]["lag"]
         told = cli("promote", self.primary.url, "--key-file", self._keys / "admin.key", "--json")
         assert told.returncode == 0, told.stderr
-        return Promotion(seen_s - lag["seconds"], lag["records"], json.loads(told.stdout)["lost"])
+        return Promotion(lag, json.loads(told.stdout)["lost"])
 
     def come_back(self) -> None:
         """Start the one that was killed, and wait until it follows in step."""
@@ -129,7 +143,10 @@ class Pair:
             time.sleep(0.02)
 
     def _is_in_step(self) -> bool:
-        raise NotImplementedError
+        told = self.primary.status()["replication"]
+        if self.mode == "sync":
+            return bool(told["standing"] == "in step")
+        return any(lag["records"] < NEAR_RECORDS for lag in told["followers"].values())
 
     def stop(self) -> None:
         """Stop the follower, then the primary, in good order, and verify what they leave."""
