@@ -64,12 +64,12 @@ class Sockets:
         while len(numbers) < self._count:
             wave = [self._open() for _ in range(min(WAVE, self._count - len(numbers)))]
             for one in wave:
-                one.sendall(_handshake(self._port))
+                one.sendall(handshake(self._port))
             for one in wave:
                 head = _receive_until(one, b"\r\n\r\n")
                 assert head.startswith(b"HTTP/1.1 101"), head[:200]
             for index, one in enumerate(wave, len(numbers)):
-                one.sendall(_masked(json.dumps({"join": {"user_id": user_id_of(index)}}).encode()))
+                one.sendall(masked(json.dumps({"join": {"user_id": user_id_of(index)}}).encode()))
             for one in wave:
                 numbers.append(json.loads(_receive_frame(one))["number"])
                 self._add(one)
@@ -129,7 +129,8 @@ class Sockets:
         self._poll.register(one.fileno(), select.EPOLLIN)
 
 
-def _handshake(port: int) -> bytes:
+def handshake(port: int) -> bytes:
+    """Return the request that asks for a WebSocket."""
     lines = (
         f"GET /v1/events/{EVENT}/updates HTTP/1.1",
         f"Host: 127.0.0.1:{port}",
@@ -143,10 +144,11 @@ def _handshake(port: int) -> bytes:
     return "\r\n".join(lines).encode()
 
 
-def _masked(payload: bytes) -> bytes:
+def masked(payload: bytes) -> bytes:
     """Return a client's text frame; the mask is zero, which leaves the payload readable."""
-    assert len(payload) < 126
-    return b"\x81%c\0\0\0\0%b" % (0x80 | len(payload), payload)
+    size = len(payload)
+    length = b"%c" % (0x80 | size) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
+    return b"\x81%b\0\0\0\0%b" % (length, payload)
 
 
 def _receive_until(one: socket.socket, end: bytes) -> bytes:

@@ -98,6 +98,14 @@ def _date() -> bytes:
     return _date_cache[1]
 
 
+def handed_over() -> Answer:
+    """Return the answer to a request whose connection somebody else goes on with: nothing is left to write."""
+    answer = Answer(101)
+    answer._written = True
+    answer.keep_alive = False
+    return answer
+
+
 def json_answer(value: object, status: int = 200) -> Answer:
     """Return a value as JSON."""
     return Answer(status, _encode(value))

@@ -238,5 +238,6 @@ class VisitorApi:
                 Auth.QUEUE_TOKEN,
                 problems=(401, 403),
                 content_type="text/event-stream",
+                upgrade=self._updates.upgrade,
             ),
         ]

@@ -7,7 +7,7 @@ and a logged exception, and a test holds that bad input never gets there.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Any
 from urllib.parse import parse_qsl
@@ -15,18 +15,17 @@ from urllib.parse import parse_qsl
 import msgspec
 import structlog
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import HttpProcessingError
 
 from engine.errors import Refused
 from server.answers import Answer, problem_answer
+from server.connections import HttpServer, Upgraded
+from server.handshake import read_upgrade
 from server.routes import JSON_TYPE, Call, Route, RouteTable
 from server.strict_json import decode_strictly
 
 BODY_TIMEOUT_S = 10.0
-KEEP_ALIVE_S = 15.0
-LINE_LIMIT = 8190
 DISCARDED_LIMIT = 1024 * 1024
-HEADERS_LIMIT = 64
 FRAMING = frozenset(("version", "Transfer-Encoding"))
 
 log = structlog.get_logger("stanchion.http")
@@ -48,9 +47,21 @@ class App:
         self._allowed_origins = allowed_origins
         self._body_timeout_s = body_timeout_s
 
-    def server(self, *, max_connections_per_address: int | None = None) -> "HttpServer":
+    def server(self, *, max_connections_per_address: int | None = None) -> HttpServer:
         """Return the aiohttp server that speaks for this app; must be called on the running loop."""
-        return HttpServer(self.handle, max_connections_per_address)
+        return HttpServer(self.handle, self.upgrade, max_connections_per_address)
+
+    def upgrade(self, data: bytes) -> Upgraded | None:
+        """Return what a connection that begins like this becomes at once, None where it is aiohttp's to look at."""
+        request = read_upgrade(data)
+        if request is None:
+            return None
+        path, headers = request
+        try:
+            route, event_id = self.table.match("GET", path)
+            return None if route.upgrade is None else route.upgrade(event_id, headers)
+        except Refused:  # to be told like every other refusal
+            return None
 
     async def handle(self, request: web.BaseRequest) -> Answer | web.StreamResponse:
         """Answer one request; never raises for anything a client can send."""
@@ -202,107 +213,3 @@ def _pairs(text: str, kind: Any, what: str) -> object:
         return msgspec.convert(dict(pairs), kind, strict=False)
     except msgspec.ValidationError as error:
         raise Refused("bad_request", str(error), field=what) from None
-
-
-class HttpServer(web.Server):
-    """aiohttp's server with our limits, and our problem documents for what its parser refuses."""
-
-    def __init__(
-        self,
-        handler: Callable[[web.BaseRequest], Awaitable[Answer | web.StreamResponse]],
-        max_connections_per_address: int | None,
-    ) -> None:
-        super().__init__(handler)  # type: ignore[arg-type]
-        self._max_per_address = max_connections_per_address
-        self._per_address: dict[str, int] = {}
-
-    def __call__(self) -> web.RequestHandler:
-        return Connection(
-            self,
-            loop=self._loop,
-            access_log=None,
-            keepalive_timeout=KEEP_ALIVE_S,
-            max_line_size=LINE_LIMIT,
-            max_field_size=LINE_LIMIT,
-            max_headers=HEADERS_LIMIT,
-            auto_decompress=False,
-            lingering_time=0,
-        )
-
-    def admit(self, address: str) -> bool:
-        """Count a connection of an address in; returns False when it has as many as it may."""
-        count = self._per_address.get(address, 0)
-        if self._max_per_address is not None and count >= self._max_per_address:
-            return False
-        self._per_address[address] = count + 1
-        return True
-
-    def dismiss(self, address: str) -> None:
-        """Count a connection of an address out."""
-        count = self._per_address.get(address, 0)
-        if count > 1:
-            self._per_address[address] = count - 1
-        else:
-            self._per_address.pop(address, None)
-
-
-class Connection(web.RequestHandler):
-    """One HTTP connection; what the parser refuses is answered like everything else."""
-
-    __slots__ = ("_address", "_lost", "_server")
-
-    def __init__(self, server: HttpServer, **limits: object) -> None:
-        super().__init__(server, **limits)  # type: ignore[arg-type]
-        self._server = server
-        self._address = ""
-        self._lost: asyncio.Future[None] | None = None
-
-    async def lost(self) -> None:
-        """Wait until the peer is gone."""
-        if self.transport is not None:
-            self._lost = self._loop.create_future()
-            await self._lost
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        address = str((transport.get_extra_info("peername") or ("",))[0])
-        if not self._server.admit(address):
-            transport.abort()  # type: ignore[attr-defined]
-            return
-        self._address = address
-        super().connection_made(transport)
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """Resume only what was paused: aiohttp re-parses nothing and asks the transport after every body read."""
-        if self._reading_paused:
-            super().resume_reading(resume_parser)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if self._address:
-            self._server.dismiss(self._address)
-        if self._lost is not None and not self._lost.done():
-            self._lost.set_result(None)
-        super().connection_lost(exc)
-
-    def handle_error(  # type: ignore[override]
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> Answer:
-        """Turn what aiohttp's parser found into a problem; the connection ends, its framing is in doubt.
-
-        The traceback holds a frame that holds the error and the connection, and nobody collects such a ring here.
-        """
-        if status >= 500:
-            log.error("unexpected_error", exc_info=exc)
-            refused = Refused("internal", "something went wrong here; it was logged")
-        elif isinstance(exc, LineTooLong) or "Too many headers" in str(exc):
-            refused = Refused("headers_too_large", "the request line or a header is too long, or there are too many")
-        else:
-            refused = Refused("bad_request", "this is not a well-formed HTTP request")
-        if exc is not None:
-            exc.__traceback__ = None
-        answer = problem_answer(refused)
-        answer.keep_alive = False
-        return answer

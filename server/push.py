@@ -16,19 +16,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from fcntl import ioctl
 from termios import TIOCOUTQ
 from typing import Protocol
 
 import msgspec
 import structlog
-from sortedcontainers import SortedDict
 
-from engine.actor import Holder, Whom
+from engine.actor import Whom
 from engine.backend import Backend
 from engine.errors import Refused
-from engine.views import EventChanged, EventGone, LineDrawn, Notice, Place, PlacesChanged
+from engine.views import BackendChanged, EventChanged, EventGone, LineDrawn, Notice, Place, PlacesChanged, Ranking
+from server.audience import Audience, Socket
 from server.wire import PlaceAnswer
 
 SLICE_S = 0.002
@@ -41,91 +40,6 @@ CLOSE_NORMAL, CLOSE_BACK_OFF, CLOSE_GONE = 1000, 4001, 4410
 PING_FRAME = b"\x89\x00"
 
 log = structlog.get_logger("stanchion.push")
-
-
-def text_frame(payload: bytes) -> bytes:
-    """Return a WebSocket text frame (RFC 6455, unmasked, one piece) around a payload of at most 64 KiB."""
-    size = len(payload)
-    if size < 126:
-        return b"\x81%c%b" % (size, payload)
-    return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
-
-
-def close_frame(code: int) -> bytes:
-    """Return a WebSocket close frame."""
-    return b"\x88\x02" + code.to_bytes(2, "big")
-
-
-class Socket:
-    """One connected visitor: who and where they are, what they were shown last, and the transport to write to."""
-
-    __slots__ = (
-        "closed",
-        "event_id",
-        "heard_s",
-        "holder",
-        "is_stream",
-        "order",
-        "shown",
-        "slow_since_s",
-        "transport",
-        "visible",
-    )
-
-    def __init__(
-        self,
-        event_id: str,
-        holder: Holder,
-        order: int,
-        transport: asyncio.Transport,
-        *,
-        shown: int | None,
-        is_stream: bool,
-        now_s: float,
-    ) -> None:
-        self.event_id = event_id
-        self.holder = holder
-        self.visible = True
-        self.order = order
-        self.transport = transport
-        self.shown = shown or 2**53
-        self.is_stream = is_stream
-        self.heard_s = now_s
-        self.slow_since_s = 0.0
-        self.closed = False
-
-    def write(self, payload: bytes, epoch: int, version: int) -> bool:
-        """Write one message if the last one has left; returns whether it was written."""
-        if not self.takes():
-            return False
-        if self.is_stream:
-            self.transport.write(b"id: %d-%d\ndata: %b\n\n" % (epoch, version, payload))
-        else:
-            self.transport.write(text_frame(payload))
-        return True
-
-    def takes(self) -> bool:
-        """Return whether the kernel has taken all that was written before."""
-        return self.transport.get_write_buffer_size() == 0 and not self.transport.is_closing()
-
-    def end(self, code: int) -> None:
-        """Close with a code; the peer's answer is not waited for, and one that does not read is cut off."""
-        self.closed = True
-        if not self.takes():
-            self.transport.abort()
-            return
-        if not self.is_stream:
-            self.transport.write(close_frame(code))
-        self.transport.close()
-
-
-@dataclass(slots=True)
-class Audience:
-    """The sockets of one event, by place in line; `dirty` when the line moved since the last sweep began."""
-
-    sockets: "SortedDict[int, list[Socket]]" = field(default_factory=SortedDict)
-    dirty: bool = False
-    swept_at_s: float = 0.0
 
 
 class Desk(Protocol):
@@ -142,10 +56,11 @@ class Hub:
         self._backend = backend
         self._desk = desk
         self._interval_s = push_interval_ms / 1000
-        self._epoch = backend.status().epoch
         self._audiences: dict[str, Audience] = {}
         self._pings: deque[Socket] = deque()
         self._heard: list[Socket] = []
+        self._hears = asyncio.Event()
+        self._newcomers: list[tuple[Socket, bool]] = []
         self._wake = asyncio.Event()
         self._counts = {"sockets": 0, "sweeps": 0, "pushes": 0, "slow_skipped": 0, "slow_closed": 0, "dead_closed": 0}
         self._sweep_s = 0.0
@@ -153,26 +68,26 @@ class Hub:
 
     # ---- sockets ------------------------------------------------------------------------------------
 
-    def add(self, socket: Socket) -> None:
-        """Take a socket into its event's audience; O(log n)."""
-        audience = self._audiences.setdefault(socket.event_id, Audience())
-        audience.sockets.setdefault(socket.order, []).append(socket)
+    def add(self, socket: Socket, *, waits: bool = False) -> None:
+        """Take a socket into its event's audience; O(log n).
+
+        `waits`: it was told a position, so having none now is a change, whose notice may have come before the socket.
+        """
+        audience = self._audiences.get(socket.event_id)
+        if audience is None:
+            audience = self._audiences[socket.event_id] = Audience()
+        audience.add(socket)
         self._pings.append(socket)
         self._counts["sockets"] += 1
-        if not audience.dirty:
-            audience.dirty = True
-            self._wake.set()
+        self._newcomers.append((socket, waits))
+        self._wake.set()
 
     def remove(self, socket: Socket) -> None:
         """Forget a socket; O(log n)."""
         socket.closed = True
         audience = self._audiences.get(socket.event_id)
-        present = audience.sockets.get(socket.order, []) if audience else []
-        if audience and socket in present:
-            present.remove(socket)
+        if audience and audience.remove(socket):
             self._counts["sockets"] -= 1
-            if not present:
-                del audience.sockets[socket.order]
             if not audience.sockets:
                 del self._audiences[socket.event_id]
 
@@ -186,6 +101,12 @@ class Hub:
         for event_id in list(self._audiences):
             await self._each(self._all(event_id), lambda socket: socket.end(CLOSE_BACK_OFF))
 
+    def hear(self, socket: Socket, now_s: float) -> None:
+        """Note that a visitor was heard of; told to the backend with all others of this moment."""
+        socket.heard_s = now_s
+        self._heard.append(socket)
+        self._hears.set()
+
     # ---- the core tasks -------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -194,6 +115,7 @@ class Hub:
             tasks.create_task(self._follow())
             tasks.create_task(self._sweep_for_ever())
             tasks.create_task(self._ping_for_ever())
+            tasks.create_task(self._hear_for_ever())
 
     async def _follow(self) -> None:
         async for notices in self._backend.notices():
@@ -203,6 +125,11 @@ class Hub:
             self._wake.set()
 
     async def _take(self, notice: Notice) -> None:
+        if isinstance(notice, BackendChanged):
+            for everybody in list(self._audiences.values()):
+                await self._retell(everybody, notice.version)
+                everybody.dirty = True
+            return
         audience = self._audiences.get(notice.event_id)
         if audience is None:
             return
@@ -210,7 +137,7 @@ class Hub:
             await self._tell_changed(audience, notice)
             audience.dirty = True
         elif isinstance(notice, LineDrawn):
-            await self._rearrange(audience)
+            await self._rearrange(audience, notice.version)
             audience.dirty = True
         elif isinstance(notice, EventChanged):
             await self._tell_event(notice)
@@ -223,7 +150,7 @@ class Hub:
         for arrival in notice.arrivals:
             sockets = audience.sockets.get(self._backend.line_order(notice.event_id, arrival))
             if sockets:
-                place = await self._backend.find(notice.event_id, Whom(arrival=arrival))
+                place = await self._backend.find(notice.event_id, Whom(arrival=arrival), least_version=notice.version)
                 for socket in list(sockets):
                     self._tell_place(socket, place)
             if time.monotonic() - slice_s > SLICE_S:
@@ -232,14 +159,14 @@ class Hub:
 
     def _tell_place(self, socket: Socket, place: Place) -> None:
         """Push a whole place; a socket from before a transfer sees it without the pass."""
-        is_holder = socket.holder.generation >= place.generation
+        is_holder = socket.is_holder = socket.holder.generation >= place.generation
         answer = self._desk.render(place._replace(proven=is_holder), None, socket.shown)
         if answer.position is not None:
             socket.shown = answer.position
         payload = ready_push(answer) if answer.pass_ is not None else place_push(answer)
         self._deliver(socket, payload, place.version)
 
-    async def _rearrange(self, audience: Audience) -> None:
+    async def _rearrange(self, audience: Audience, version: int) -> None:
         """Put those who were in the lobby where their numbers are, and tell them; in slices."""
         slice_s = time.monotonic()
         for order in list(audience.sockets):
@@ -251,7 +178,8 @@ class Hub:
             audience.sockets.setdefault(now, []).extend(sockets)
             for socket in sockets:
                 socket.order = now
-            place = await self._backend.find(first.event_id, Whom(arrival=first.holder.arrival))
+            whom = Whom(arrival=first.holder.arrival)
+            place = await self._backend.find(first.event_id, whom, least_version=version)
             for socket in sockets:
                 if not socket.closed:
                     self._tell_place(socket, place)
@@ -259,9 +187,36 @@ class Hub:
                 await asyncio.sleep(0)
                 slice_s = time.monotonic()
 
+    async def _retell(self, audience: Audience, version: int) -> None:
+        """Tell everybody their place, and put them where it is in line now: another backend may know otherwise.
+
+        Whose place it does not have comes again with the token, which says more than an arrival.
+        """
+        slice_s = time.monotonic()
+        for order in list(audience.sockets):
+            for socket in list(audience.sockets.get(order, ())):
+                try:
+                    now = self._backend.line_order(socket.event_id, socket.holder.arrival)
+                    whom = Whom(arrival=socket.holder.arrival)
+                    place = await self._backend.find(socket.event_id, whom, least_version=version)
+                except Refused:
+                    socket.end(CLOSE_BACK_OFF)
+                    continue
+                if socket.closed:
+                    continue
+                if place.user_id != socket.holder.user_id:
+                    socket.end(CLOSE_BACK_OFF)
+                    continue
+                if now != socket.order:
+                    audience.move(socket, now)
+                self._tell_place(socket, place)
+            if time.monotonic() - slice_s > SLICE_S:
+                await asyncio.sleep(0)
+                slice_s = time.monotonic()
+
     async def _tell_event(self, notice: EventChanged) -> None:
         try:
-            view = await self._backend.event(notice.event_id)
+            view = await self._backend.event(notice.event_id, least_version=notice.version)
         except Refused:
             return
         facts = {"state": view.state, "reason": view.reason, "message": view.message, "outcome": view.outcome}
@@ -272,11 +227,32 @@ class Hub:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            await self._look_at_newcomers()
             for event_id, audience in list(self._audiences.items()):
                 if audience.dirty:
                     await self._wait_for_turn(audience)
                     with suppress(Refused):  # the event is gone meanwhile, and the notice of that is on its way
                         await self.sweep(event_id)
+
+    async def _look_at_newcomers(self) -> None:
+        """See whether what a socket was told when it came still holds: a change may have come before the socket."""
+        newcomers, self._newcomers = self._newcomers, []
+        slice_s = time.monotonic()
+        for socket, waits in newcomers:
+            audience = self._audiences.get(socket.event_id)
+            if audience is None or socket.closed:
+                continue
+            try:
+                ranking = self._push_positions(socket.event_id, audience, (socket.order,))
+                if waits and not ranking.positions[-1]:
+                    self._tell_place(
+                        socket, await self._backend.find(socket.event_id, Whom(arrival=socket.holder.arrival))
+                    )
+            except Refused as refused:
+                socket.end(CLOSE_GONE if refused.code == "not_found" else CLOSE_BACK_OFF)
+            if time.monotonic() - slice_s > SLICE_S:
+                await asyncio.sleep(0)
+                slice_s = time.monotonic()
 
     async def _wait_for_turn(self, audience: Audience) -> None:
         early_s = audience.swept_at_s + self._interval_s - time.monotonic()
@@ -290,7 +266,7 @@ class Hub:
             return
         audience.dirty = False
         started_s = slice_s = audience.swept_at_s = time.monotonic()
-        for group in _groups(audience.sockets, SOCKETS_PER_RANKING):
+        for group in audience.groups(SOCKETS_PER_RANKING):
             self._push_positions(event_id, audience, group)
             now_s = time.monotonic()
             if now_s - slice_s > SLICE_S:
@@ -299,14 +275,14 @@ class Hub:
         self._counts["sweeps"] += 1
         self._sweep_s = time.monotonic() - started_s
 
-    def _push_positions(self, event_id: str, audience: Audience, orders: Sequence[int]) -> None:
+    def _push_positions(self, event_id: str, audience: Audience, orders: Sequence[int]) -> Ranking:
         sockets = [socket for order in orders for socket in audience.sockets.get(order, ())]
         ranking = self._backend.ranks(event_id, [socket.holder.arrival for socket in sockets])
-        version, waits, slow = ranking.version, ranking.waits, 0
+        epoch, version, waits, slow = self._backend.epoch, ranking.version, ranking.waits, 0
         for socket, position, wait_s in zip(sockets, ranking.positions, waits, strict=True):
             if 0 < position < socket.shown:
                 payload = _POSITION % (position, position - 1, wait_s, version)
-                if socket.write(payload, self._epoch, version):
+                if socket.write(payload, epoch, version):
                     socket.shown = position
                     socket.slow_since_s = 0.0
                     self._counts["pushes"] += 1
@@ -316,6 +292,7 @@ class Hub:
         self._counts["slow_skipped"] += slow
         if slow:
             audience.dirty = True
+        return ranking
 
     def _passed_over(self, socket: Socket) -> None:
         now_s = time.monotonic()
@@ -328,7 +305,7 @@ class Hub:
 
     def _deliver(self, socket: Socket, payload: bytes, version: int) -> None:
         """Write what must not be lost; a reader too slow even for this is cut off and reads its place anew."""
-        if not socket.write(payload, self._epoch, version):
+        if not socket.write(payload, self._backend.epoch, version):
             self._counts["slow_closed"] += 1
             socket.end(CLOSE_BACK_OFF)
 
@@ -338,10 +315,23 @@ class Hub:
             await asyncio.sleep(1.0)
             due = len(self._pings) // int(PING_EVERY_S) + 1
             await self._each(self._turn(due), self._ping)
-            heard, self._heard = self._heard, []
-            for socket in heard:
-                with suppress(Refused):  # the place or the event is gone, or the disk is full: presence can wait
-                    await self._backend.touch(socket.event_id, socket.holder)
+
+    async def _hear_for_ever(self) -> None:
+        """Tell the backend who was heard of, as soon as anybody was."""
+        while True:
+            await self._hears.wait()
+            self._hears.clear()
+            self._tell_heard()
+
+    def _tell_heard(self) -> None:
+        """Tell the backend who was heard of; a device that a place has moved away from is no word of its holder."""
+        heard, self._heard = self._heard, []
+        arrivals: dict[tuple[str, bool], list[int]] = {}
+        for socket in heard:
+            if socket.is_holder and not socket.closed:
+                arrivals.setdefault((socket.event_id, socket.visible), []).append(socket.holder.arrival)
+        for (event_id, visible), some in arrivals.items():
+            self._backend.heard(event_id, some, visible)
 
     def _turn(self, count: int) -> Iterator[Socket]:
         for _ in range(min(count, len(self._pings))):
@@ -354,8 +344,7 @@ class Hub:
         now_s = time.monotonic()
         if socket.is_stream:
             if socket.takes() and _has_acknowledged(socket.transport):
-                socket.heard_s = now_s
-                self._heard.append(socket)
+                self.hear(socket, now_s)
             if socket.takes():
                 socket.transport.write(b":\n\n")
         elif now_s - socket.heard_s > DEAD_AFTER_S:
@@ -367,7 +356,7 @@ class Hub:
     def _all(self, event_id: str) -> Iterator[Socket]:
         audience = self._audiences.get(event_id)
         if audience is not None:
-            for group in _groups(audience.sockets, SOCKETS_PER_RANKING):
+            for group in audience.groups(SOCKETS_PER_RANKING):
                 for order in group:
                     yield from list(audience.sockets.get(order, ()))
 
@@ -394,8 +383,8 @@ def _has_acknowledged(transport: asyncio.Transport) -> bool:
 
 
 def place_push(answer: PlaceAnswer) -> bytes:
-    """Return the push of a whole place."""
-    return _encode(_PlacePush(*(getattr(answer, name) for name in answer.__struct_fields__)))
+    """Return the push of a whole place: its wire form with a type before the rest."""
+    return b'{"type":"place",' + _encode(answer)[1:]
 
 
 def ready_push(answer: PlaceAnswer) -> bytes:
@@ -403,10 +392,6 @@ def ready_push(answer: PlaceAnswer) -> bytes:
     return _encode(
         _ReadyPush(answer.status, answer.pass_, answer.pass_expires_ms, answer.enter_url, answer.epoch, answer.version)
     )
-
-
-class _PlacePush(PlaceAnswer, tag_field="type", tag="place"):
-    """The whole place."""
 
 
 class _ReadyPush(msgspec.Struct, tag_field="type", tag="ready", rename={"pass_": "pass"}):
@@ -421,15 +406,3 @@ class _ReadyPush(msgspec.Struct, tag_field="type", tag="ready", rename={"pass_":
 
 
 _encode = msgspec.json.Encoder().encode
-
-
-def _groups(sockets: "SortedDict[int, list[Socket]]", size: int) -> Iterator[list[int]]:
-    """Yield the keys in order, in groups; keys that come or go meanwhile do not disturb the walk."""
-    after: int | None = None
-    while True:
-        keys = sockets.irange(minimum=after, inclusive=(False, True)) if after is not None else iter(sockets)
-        group = [key for key, _ in zip(keys, range(size), strict=False)]
-        if not group:
-            return
-        yield group
-        after = group[-1]

@@ -15,6 +15,7 @@ from aiohttp import web
 from engine.errors import Refused
 from engine.settings import is_event_id
 from server.answers import Answer
+from server.connections import Upgraded
 
 ANY = "ANY"
 BODY_LIMIT = 8 * 1024
@@ -29,6 +30,7 @@ class Listener(Enum):
     PUBLIC = "public"
     ADMIN = "admin"
     BOTH = "both"
+    REPLICATION = "replication"
 
 
 class Auth(Enum):
@@ -53,6 +55,7 @@ class Call:
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Answer | web.StreamResponse]]
+Upgrade: TypeAlias = Callable[[str, Mapping[str, str]], Upgraded]
 Refusal: TypeAlias = Callable[[web.BaseRequest, str, Refused], Answer]
 
 
@@ -66,6 +69,8 @@ class Route:
     where that says more, because the engine checks what the decoder lets pass. `body_type` is how it is sent.
 
     `refusal` renders what is refused, from the moment the row is found (None: as a problem document).
+
+    `upgrade` returns what goes on with a connection whose request (event_id, headers) asks for a WebSocket here.
 
     `method` may be ANY; with `below` the row answers every address below its path as well.
     """
@@ -90,6 +95,7 @@ class Route:
     operation: str = ""
     refusal: Refusal | None = None
     below: bool = False
+    upgrade: Upgrade | None = None
 
 
 _Node: TypeAlias = dict[str, Any]

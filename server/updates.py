@@ -7,26 +7,30 @@ authenticated in time, 4410 gone, 4429 too many, 1008 against the rules.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from aiohttp import WSMsgType, hdrs, web
+import structlog
+from aiohttp import hdrs, web
 
 from engine.actor import Holder
 from engine.backend import Backend
 from engine.errors import Refused
 from engine.views import Place
-from server.answers import Answer
-from server.app import Connection
+from server.answers import Answer, handed_over
+from server.audience import Socket
+from server.connections import Connection, Upgraded
+from server.handshake import answer_upgrade
 from server.places import PlaceDesk, holder_of
-from server.push import CLOSE_BACK_OFF, Hub, Socket, place_push
+from server.push import CLOSE_BACK_OFF, Hub, place_push
 from server.routes import Call
+from server.socket_protocol import Violation, WebSocket
 from server.strict_json import decode_strictly
 from server.wire import FirstMessage, LaterMessage
 
 FIRST_MESSAGE_S = 5.0
-MESSAGE_LIMIT = 4096
 
 CLOSE_CODES = {
     "bad_token": 4401,
@@ -38,6 +42,11 @@ CLOSE_CODES = {
     "too_many_requests": 4429,
     "bad_request": 1008,
 }
+
+
+log = structlog.get_logger("stanchion.updates")
+
+_encode = msgspec.json.Encoder().encode
 
 
 class _ErrorPush(msgspec.Struct, tag_field="type", tag="error"):
@@ -64,59 +73,102 @@ class Updates:
         self._hub = hub
         self._allowed_origins = allowed_origins
         self._monotonic_s = monotonic_s
-        self._first_message_s = first_message_s
+        self.first_message_s = first_message_s
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, call: Call) -> Answer | web.StreamResponse:
         """Serve a WebSocket where one is asked for, else an event stream."""
         headers = call.request.headers
+        if headers.get(hdrs.UPGRADE, "").lower() == "websocket":
+            connection = call.request.protocol
+            assert isinstance(connection, Connection)
+            connection.hand_over(self.upgrade(call.event_id, headers))
+            return handed_over()
         if self._hub.draining:
             raise Refused("overloaded", "this server is shutting down", retry_after_s=2)
-        if headers.get(hdrs.UPGRADE, "").lower() == "websocket":
-            self._check_origin(call.request)
-            return await self._socket(call)
         if "text/event-stream" in headers.get(hdrs.ACCEPT, ""):
             return await self._stream(call)
         raise Refused("bad_request", "open a WebSocket here, or accept text/event-stream", field="Accept")
 
-    def _check_origin(self, request: web.BaseRequest) -> None:
+    def _check_origin(self, headers: Mapping[str, str]) -> None:
         """Let in the same origin, the allowed ones, and clients that are no browser."""
-        origin = request.headers.get(hdrs.ORIGIN)
-        if origin is not None and origin not in self._allowed_origins and _host_of(origin) != request.host:
+        origin = headers.get("origin")
+        if origin is not None and origin not in self._allowed_origins and _host_of(origin) != headers.get("host"):
             raise Refused("forbidden", "pages of this origin may not open a socket here")
 
     # ---- WebSocket ------------------------------------------------------------------------------------
 
-    async def _socket(self, call: Call) -> web.StreamResponse:
-        ws = web.WebSocketResponse(
-            compress=False, max_msg_size=MESSAGE_LIMIT, autoping=False, decode_text=False, timeout=2.0
-        )
-        await ws.prepare(call.request)
-        transport = call.request.transport
-        try:
-            if transport is None:
-                return ws
-            place, holder, token, shown = await self._first(ws, call.event_id)
-            socket = self._connect(place, holder, transport, shown, is_stream=False)
-            try:
-                socket.write(self._whole(place, token, shown), self._desk.epoch, place.version)
-                self._hub.add(socket)
-                await self._listen(ws, socket)
-            finally:
-                self._hub.remove(socket)
-        except Refused as refused:
-            await _refuse(ws, refused)
-        except (TimeoutError, ConnectionError):
-            await _refuse(ws, Refused("timeout", "no first message in time"))
-        finally:
-            _let_go(ws)
-        return ws
+    def upgrade(self, event_id: str, headers: Mapping[str, str]) -> Upgraded:
+        """Return the socket that a request asks for, and the answer to it; raises Refused."""
+        if self._hub.draining:
+            raise Refused("overloaded", "this server is shutting down", retry_after_s=2)
+        self._check_origin(headers)
+        return Upgraded(WebSocket(event_id, self), answer_upgrade(headers))
 
-    async def _first(self, ws: web.WebSocketResponse, event_id: str) -> tuple[Place, Holder, str | None, int | None]:
-        """Read the first message; returns the place, who holds it, a token to hand out, and what was shown last."""
-        message = await ws.receive(self._first_message_s)
-        if message.type is not WSMsgType.TEXT:
-            raise Refused("bad_request", "the first message must be text")
-        first = decode_strictly(message.data, FirstMessage)
+    def silent(self, ws: WebSocket) -> None:
+        """Send away who says nothing."""
+        _refuse(ws, Refused("timeout", "no first message in time"))
+
+    def said(self, ws: WebSocket, text: bytes) -> None:
+        """Take a message: the first says who it is, later ones what they want."""
+        visitor = ws.visitor
+        try:
+            if visitor is None:
+                self._begin(ws, self._first(ws, decode_strictly(text, FirstMessage)))
+                return
+            later = decode_strictly(text, LaterMessage)
+            if later.visible is not None:
+                visitor.visible = later.visible
+            if later.leave:
+                self._begin(ws, self._backend.leave(ws.event_id, visitor.holder))
+        except Refused as refused:
+            _refuse(ws, refused)
+
+    def alive(self, ws: WebSocket) -> None:
+        """Note presence; a pong of a hidden tab is no more than that it is still there."""
+        if ws.visitor is not None:
+            self._hub.hear(ws.visitor, self._monotonic_s())
+
+    def violated(self, ws: WebSocket, violation: Violation) -> None:
+        """End a socket whose peer speaks another language."""
+        ws.close(violation.code, str(violation).encode())
+
+    def lost(self, ws: WebSocket) -> None:
+        """Forget a socket."""
+        if ws.visitor is not None:
+            self._hub.remove(ws.visitor)
+
+    def _begin(self, ws: WebSocket, work: Coroutine[Any, Any, None]) -> None:
+        """Do what takes time, one thing after the other for each socket."""
+        ws.hold()
+        task = asyncio.create_task(self._do(ws, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _do(self, ws: WebSocket, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+            ws.go_on()
+        except Refused as refused:
+            _refuse(ws, refused)
+        except Exception:
+            log.exception("unexpected_error", event_id=ws.event_id)
+            _refuse(ws, Refused("internal", "something went wrong here; it was logged"))
+
+    async def _first(self, ws: WebSocket, first: FirstMessage) -> None:
+        """Find or make the place the first message speaks of, tell it, and from now on its changes."""
+        place, holder, token = await self._place_of(ws.event_id, first)
+        if self._hub.draining:
+            raise Refused("overloaded", "this server is shutting down", retry_after_s=2)
+        if ws.transport is None or not ws.is_open:
+            return
+        visitor = self._connect(place, holder, ws.transport, first.shown, is_stream=False)
+        visitor.write(self._whole(place, token, first.shown), self._desk.epoch, place.version)
+        ws.visitor = visitor
+        self._hub.add(visitor, waits=place.position is not None)
+
+    async def _place_of(self, event_id: str, first: FirstMessage) -> tuple[Place, Holder, str | None]:
+        """Return the place, who holds it, and a token to hand out."""
         if (first.token is None) == (first.join is None):
             raise Refused("bad_request", "the first message carries either a token or a join")
         if first.join is not None:
@@ -124,33 +176,11 @@ class Updates:
             place = await self._desk.join(event_id, join.user_id, join.enqueue_token, join.idempotency_key)
             if not place.proven:
                 raise Refused("bad_token", "this place is held by somebody; show its token or Idempotency-Key")
-            holder = Holder(place.arrival, place.user_id, place.generation)
-            return place, holder, self._desk.token_for(place), first.shown
+            return place, Holder(place.arrival, place.user_id, place.generation), self._desk.token_for(place)
         assert first.token is not None
         claims = self._desk.check(first.token, event_id)
         place = await self._desk.touch(claims)
-        return place, holder_of(claims), self._desk.renewed(claims, place), first.shown
-
-    async def _listen(self, ws: web.WebSocketResponse, socket: Socket) -> None:
-        """Take what the client says until it goes; a pong of a hidden tab is no more than that it is still there."""
-        event_id, holder = socket.event_id, socket.holder
-        while True:
-            message = await ws.receive()
-            socket.heard_s = self._monotonic_s()
-            if message.type is WSMsgType.PING:
-                await ws.pong(message.data)
-            elif message.type is WSMsgType.TEXT:
-                later = decode_strictly(message.data, LaterMessage)
-                if later.leave:
-                    await self._backend.leave(event_id, holder)
-                    continue
-                if later.visible is not None:
-                    socket.visible = later.visible
-            elif message.type is not WSMsgType.PONG:
-                if message.type is WSMsgType.BINARY:
-                    raise Refused("bad_request", "messages are text")
-                return
-            await self._backend.touch(event_id, holder, visible=socket.visible)
+        return place, holder_of(claims), self._desk.renewed(claims, place)
 
     # ---- SSE --------------------------------------------------------------------------------------------
 
@@ -167,7 +197,7 @@ class Updates:
         socket = self._connect(place, holder_of(claims), transport, None, is_stream=True)
         token = self._desk.renewed(claims, place)
         socket.write(self._whole(place, token, None), self._desk.epoch, place.version)
-        self._hub.add(socket)
+        self._hub.add(socket, waits=place.position is not None)
         try:
             connection = call.request.protocol
             assert isinstance(connection, Connection)
@@ -185,7 +215,16 @@ class Updates:
             shown = min(shown or place.position, place.position)
         order = self._backend.line_order(place.event_id, place.arrival)
         now_s = self._monotonic_s()
-        return Socket(place.event_id, holder, order, transport, shown=shown, is_stream=is_stream, now_s=now_s)
+        return Socket(
+            place.event_id,
+            holder,
+            order,
+            transport,
+            shown=shown,
+            is_stream=is_stream,
+            now_s=now_s,
+            is_holder=place.proven,
+        )
 
     def _whole(self, place: Place, token: str | None, shown: int | None) -> bytes:
         return place_push(self._desk.render(place, token, shown))
@@ -198,23 +237,7 @@ def _host_of(origin: str) -> str:
         return ""
 
 
-def _let_go(ws: web.WebSocketResponse) -> None:
-    """Forget where a socket's last error came from.
-
-    The traceback holds frames that hold the socket, which holds the error, and nobody collects such a ring here.
-    """
-    error = ws.exception()
-    if error is not None:
-        error.__traceback__ = error.__context__ = None
-
-
-async def _refuse(ws: web.WebSocketResponse, refused: Refused) -> None:
+def _refuse(ws: WebSocket, refused: Refused) -> None:
     """Say why, and close with the code that tells the client what to do."""
-    if not ws.closed:
-        push = msgspec.json.encode(_ErrorPush(refused.code, refused.retry_after_s))
-        try:
-            await ws.send_frame(push, WSMsgType.TEXT)
-            code = CLOSE_CODES.get(refused.code, CLOSE_BACK_OFF)
-            await ws.close(code=code, message=refused.detail.encode()[:120], drain=False)
-        except ConnectionError:
-            return
+    push = _encode(_ErrorPush(refused.code, refused.retry_after_s))
+    ws.close(CLOSE_CODES.get(refused.code, CLOSE_BACK_OFF), refused.detail.encode()[:120], push)

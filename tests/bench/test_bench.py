@@ -13,7 +13,8 @@ from bench.outcome import BenchFailed, Outcome, median_ratio
 from bench.report import as_json, number
 from bench.sockets import Collected, payloads_of
 from bench.targets import TARGETS, missed
-from server.push import PING_FRAME, text_frame
+from server.audience import text_frame
+from server.push import PING_FRAME
 
 LIMIT_S = 50.0
 PROMISED = {"bench", "quick", "seconds", "machine", "targets", "figures", "rounds", "notes", "profile"}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import server.answers
-import server.app
+import server.connections
 from engine.tokens import QueueTokens
 from tests.server.abuse import assert_refused, post, request, send, unchanged
 from tests.server.running import Running
@@ -142,7 +142,7 @@ async def test_heads_that_are_too_long_are_431(line: Running, raw: bytes) -> Non
 
 
 async def test_a_head_that_never_ends_is_hung_up_on(line: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.app, "KEEP_ALIVE_S", 0.2)
+    monkeypatch.setattr(server.connections, "KEEP_ALIVE_S", 0.2)
     assert (await send(line.port, b"GET /healthz HTTP/1.1\r\nX-Slow: 1")).status == 0
     assert (await send(line.port, b"")).status == 0
 

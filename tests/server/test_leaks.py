@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 import pytest
 from structlog.testing import capture_logs
 
-from server.app import Connection
+from server.connections import Connection
 from tests.server.abuse import RawSocket, frame, post, request, send
 from tests.server.attacking import CALM, EVENT, KEYS, asked, registered, word_of_shop
 from tests.server.conftest import StartDaemon

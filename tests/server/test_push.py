@@ -12,7 +12,8 @@ from engine.backend import BackendStatus
 from engine.errors import Refused
 from engine.views import EventGone, LineDrawn, Notice, Place, PlacesChanged, Ranking
 from server import push
-from server.push import Hub, Socket, close_frame, text_frame
+from server.audience import Socket, close_frame, text_frame
+from server.push import Hub
 from server.wire import PlaceAnswer
 
 
@@ -49,12 +50,14 @@ class Line:
     def __init__(self, arrivals: Sequence[int]) -> None:
         self.arrivals = list(arrivals)
         self.version = 1
+        self.epoch = 3
         self.gone = False
         self.refused = 0
         self.asked: list[int] = []
         self.orders: dict[int, int] = {}
         self.generations: dict[int, int] = {}
         self.status_otherwise = "ready"
+        self.heard_of: list[tuple[str, list[int], bool]] = []
         self.announced: asyncio.Queue[Sequence[Notice]] = asyncio.Queue()
 
     def status(self) -> BackendStatus:
@@ -75,7 +78,7 @@ class Line:
             self.refused += 1
             raise Refused("not_found", "there is no such event")
 
-    async def find(self, event_id: str, whom: Whom) -> Place:
+    async def find(self, event_id: str, whom: Whom, *, least_version: int | None = None) -> Place:
         arrival = whom.arrival or 0
         status = "waiting" if arrival in self.arrivals else self.status_otherwise
         position = self.arrivals.index(arrival) + 1 if arrival in self.arrivals else None
@@ -85,6 +88,9 @@ class Line:
         more = (window_ms, None, 1, generation, 0, None, 60, None, self.version, False, False)
         return Place(*who, position, len(self.arrivals), None, *more)
 
+    def heard(self, event_id: str, arrivals: Sequence[int], visible: bool) -> None:
+        self.heard_of.append((event_id, list(arrivals), visible))
+
     async def notices(self) -> AsyncIterator[Sequence[Notice]]:
         while True:
             yield await self.announced.get()
@@ -92,9 +98,13 @@ class Line:
 
 def connect(hub: Hub, arrival: int, shown: int | None = None) -> Wire:
     wire = Wire()
-    holder = Holder(arrival, f"u{arrival}")
-    hub.add(Socket("e1", holder, arrival, wire, shown=shown, is_stream=False, now_s=0.0))  # type: ignore[arg-type]
+    hub.add(socket_of(arrival, wire, shown))
     return wire
+
+
+def socket_of(arrival: int, wire: Wire, shown: int | None = None) -> Socket:
+    holder = Holder(arrival, f"u{arrival}")
+    return Socket("e1", holder, arrival, wire, shown=shown, is_stream=False, now_s=0.0)  # type: ignore[arg-type]
 
 
 class Desk:
@@ -253,11 +263,43 @@ async def test_sweeps_of_one_event_keep_their_distance() -> None:
     hub = hub_over(line)
     connect(hub, 99)
     running = asyncio.create_task(hub.run())
+    await line.announced.put([PlacesChanged("e1", (1,), "left", 2)])
     await _until(lambda: hub.stats()["sweeps"] == 1)
     started = asyncio.get_running_loop().time()
     await line.announced.put([PlacesChanged("e1", (1,), "left", 2)])
     await _until(lambda: hub.stats()["sweeps"] == 2)
     assert asyncio.get_running_loop().time() - started > 0.4
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_whoever_comes_while_the_line_moves_is_told_what_was_missed_and_nobody_else_is_swept() -> None:
+    line = Line([3, 4])
+    hub = hub_over(line)
+    behind, let_in = Wire(), Wire()
+    hub.add(socket_of(4, behind, shown=3), waits=True)
+    hub.add(socket_of(2, let_in, shown=1), waits=True)
+    running = asyncio.create_task(hub.run())
+    await _until(lambda: behind.sent and let_in.sent)
+    assert behind.sent == [position_frame(2)]
+    assert b'"type":"ready"' in let_in.sent[0] and len(let_in.sent) == 1
+    assert hub.stats()["sweeps"] == 0
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_who_was_heard_of_is_told_to_the_backend_at_once_and_an_old_device_is_no_word_of_its_holder() -> None:
+    line = Line([1, 2, 3, 4])
+    hub = hub_over(line)
+    running = asyncio.create_task(hub.run())
+    for arrival in line.arrivals:
+        socket = socket_of(arrival, Wire())
+        socket.visible = arrival != 4
+        socket.is_holder = arrival != 3
+        hub.hear(socket, 7.0)
+        assert socket.heard_s == 7.0
+    await _until(lambda: line.heard_of)
+    assert line.heard_of == [("e1", [1, 2], True), ("e1", [4], False)]
     running.cancel()
     await asyncio.wait([running])
 

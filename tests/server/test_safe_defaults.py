@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from engine.tokens import SHORTEST_SECRET
-from server import app, gate, key_ring, push, routes, updates
+from server import app, connections, gate, key_ring, push, routes, socket_protocol, updates
 from server.config import load
 from server.ports import UNSENT_LIMIT_BYTES
 from server.routes import Auth, Listener
@@ -28,9 +28,9 @@ def test_a_daemon_without_any_setting_is_as_closed_as_it_can_be() -> None:
 
 def test_limits_are_those_that_were_promised() -> None:
     assert routes.BODY_LIMIT == 8 * 1024
-    assert (app.BODY_TIMEOUT_S, app.KEEP_ALIVE_S) == (10.0, 15.0)
-    assert (app.LINE_LIMIT, app.HEADERS_LIMIT) == (8190, 64)
-    assert (updates.FIRST_MESSAGE_S, updates.MESSAGE_LIMIT) == (5.0, 4096)
+    assert (app.BODY_TIMEOUT_S, connections.KEEP_ALIVE_S) == (10.0, 15.0)
+    assert (connections.LINE_LIMIT, connections.HEADERS_LIMIT) == (8190, 64)
+    assert (updates.FIRST_MESSAGE_S, socket_protocol.MESSAGE_LIMIT) == (5.0, 4096)
     assert push.SLOW_AFTER_S <= 30 and push.DEAD_AFTER_S <= 65
     assert UNSENT_LIMIT_BYTES <= 16 * 1024
     assert SHORTEST_SECRET >= 32 and key_ring.ENTROPY_BYTES >= 32
