@@ -8,7 +8,7 @@ what it can do as data, `Capabilities`, and one conformance suite holds each to 
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from engine.actor import By, Entrant, Holder, Whom
 from engine.errors import Refused
@@ -53,6 +53,9 @@ def check_settings(changes: Mapping[str, object], capabilities: Capabilities) ->
         raise Refused("invalid_settings", "; ".join(f"{name} {problem}" for name, problem in errors), errors=errors)
 
 
+Role: TypeAlias = Literal["primary", "follower", "none"]
+
+
 @dataclass(frozen=True, slots=True)
 class BackendStatus:
     """How the backend fares: `details` are numbers and words by name, for status pages and metrics.
@@ -67,7 +70,7 @@ class BackendStatus:
     degraded: tuple[str, ...]
     refuses_joins: str | None
     details: Mapping[str, object]
-    role: str = "primary"
+    role: Role = "primary"
     is_stale: bool = False
 
 

@@ -6,6 +6,7 @@ refusal (a full disk, an overloaded log) is no such end; it is tried again.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import structlog
@@ -13,7 +14,7 @@ import structlog
 from engine.actor import By
 from engine.backend import Backend
 from engine.errors import Refused, StorageFailed
-from engine.views import EventChanged, EventGone, EventView
+from engine.views import BackendChanged, EventChanged, EventGone, EventView
 
 RETRY_S = 0.25
 LOOK_EVERY_S = 0.5
@@ -60,8 +61,7 @@ class Schedule:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow())
             await asyncio.sleep(0)  # changes are followed before the events are read, so none is missed
-            for view in await self._backend.events():
-                self.note(view)
+            await self._look_at_all()
             while True:
                 await self.act()
                 await asyncio.sleep(LOOK_EVERY_S)
@@ -69,17 +69,27 @@ class Schedule:
     async def _follow(self) -> None:
         async for notices in self._backend.notices():
             for notice in notices:
-                if isinstance(notice, EventChanged):
-                    await self._look_at(notice.event_id)
+                if isinstance(notice, BackendChanged):
+                    await self._look_at_all()
+                elif isinstance(notice, EventChanged):
+                    await self._look_at(notice)
                 elif isinstance(notice, EventGone):
                     self._due.pop(notice.event_id, None)
                     self._closed.pop(notice.event_id, None)
 
-    async def _look_at(self, event_id: str) -> None:
+    async def _look_at(self, notice: EventChanged) -> None:
         try:
-            self.note(await self._backend.event(event_id))
+            self.note(await self._backend.event(notice.event_id, least_version=notice.version))
         except Refused:
-            self._due.pop(event_id, None)
+            self._due.pop(notice.event_id, None)
+
+    async def _look_at_all(self) -> None:
+        """Take in how every event is now; where nobody can say, somebody will, and then it is looked at again."""
+        with suppress(Refused):
+            views = await self._backend.events()
+            self._due.clear()
+            for view in views:
+                self.note(view)
 
     def note(self, view: EventView) -> None:
         """Take in how an event now is.
@@ -101,7 +111,9 @@ class Schedule:
             self._due[view.event_id] = Due(closes_at_ms, "close")
 
     async def act(self) -> None:
-        """Do what is due."""
+        """Do what is due, where it is decided."""
+        if self._backend.status().role != "primary":
+            return
         now_ms = self._wall_ms()
         for event_id, due in [(event_id, due) for event_id, due in self._due.items() if due.at_ms <= now_ms]:
             try:
@@ -144,7 +156,8 @@ class Snapshots:
 
     def is_due(self) -> bool:
         """Return whether there is enough to write, and long enough since the last attempt."""
-        added = self._backend.status().version - self._version
+        status = self._backend.status()
+        added = status.version - self._version if status.role != "none" else 0
         waited_s = self._clock() - self._tried_s
         if self.alarm is None and added >= self._every_records:
             return True

@@ -88,7 +88,6 @@ class Enter:
         self._site = site
         self._desk = desk
         self._url = url
-        self._epoch = backend.status().epoch
 
     async def enter(self, call: Call) -> Answer:
         """Redeem a pass for a browser: set the session cookie and send it on to `to`.
@@ -106,7 +105,7 @@ class Enter:
             return _refusal(call.request, refused, waiting_page(self._url, query.event, to))
 
     async def _entered(self, request: web.BaseRequest, query: EnterQuery, to: str | None) -> Answer:
-        claims = self._mint.passes.check(query.pass_, query.event, self._epoch)
+        claims = self._mint.passes.check(query.pass_, query.event, self._backend.epoch)
         if await self._desk.session(request, query.event, claims.jti) is not None:
             return _onward(to)
         nonce = _nonce_of(request, query.event)

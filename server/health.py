@@ -20,7 +20,7 @@ class Readiness(Struct):
     """Whether traffic should come here: `refuses` is the code that joins are refused with, null when they are not."""
 
     ready: bool
-    role: Literal["primary"]
+    role: Literal["primary", "follower", "none"]
     epoch: Annotated[int, Meta(ge=0)]
     degraded: list[str]
     refuses: str | None
@@ -73,7 +73,8 @@ class Health:
         """Say whether joins are taken here, or with `for=reads` whether reads are answered; O(1)."""
         status = self._backend.status()
         refuses = "draining" if self.draining else status.refuses_joins
-        ready = not self.draining if call.query.what == "reads" else refuses is None
-        body = Readiness(ready, "primary", status.epoch, list(status.degraded), refuses)
+        answers_reads = status.role != "none" and not self.draining
+        ready = answers_reads if call.query.what == "reads" else refuses is None
+        body = Readiness(ready, status.role, status.epoch, list(status.degraded), refuses)
         answer = json_answer(body, 200 if ready else 503)
         return answer if ready else answer.with_headers(("Retry-After", "5"))

@@ -70,12 +70,16 @@ def holder_of(claims: QueueToken) -> Holder:
 
 
 class PlaceDesk:
-    """Takes queue tokens and renders places. Times are Unix time of the mint's clock; `epoch` is the backend's."""
+    """Takes queue tokens and renders places. Times are Unix time of the mint's clock."""
 
     def __init__(self, backend: Backend, mint: Mint) -> None:
         self._backend = backend
         self._mint = mint
-        self.epoch = backend.status().epoch
+
+    @property
+    def epoch(self) -> int:
+        """The backend's, now: it changes when another process takes over."""
+        return self._backend.epoch
 
     # ---- who it is --------------------------------------------------------------------------------
 
@@ -178,7 +182,7 @@ class PlaceDesk:
             now_ms,
             self.epoch,
             place.version,
-            False,
+            self._backend.is_stale,
         )
 
     def _pass(self, place: Place, now_ms: int) -> tuple[str, int, str | None]:

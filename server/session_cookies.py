@@ -24,7 +24,6 @@ class SessionDesk:
     def __init__(self, backend: Backend, mint: Mint) -> None:
         self._backend = backend
         self._mint = mint
-        self._epoch = backend.status().epoch
 
     async def session(self, request: web.BaseRequest, event_id: str, jti: str | None = None) -> Session | None:
         """Return the session that runs, or whose confirmation page may still be seen; None for every other cookie.
@@ -36,7 +35,7 @@ class SessionDesk:
         if token is None:
             return None
         try:
-            claims = self._mint.sessions.check(token, event_id, self._epoch)
+            claims = self._mint.sessions.check(token, event_id, self._backend.epoch)
             if jti is not None and claims.jti != jti:
                 return None
             session = await self._backend.session(event_id, Whom(arrival=claims.arrival))

@@ -29,13 +29,12 @@ class SiteApi:
         self._backend = backend
         self._mint = mint
         self._gate = gate
-        self._epoch = backend.status().epoch
 
     # ---- what others call too ---------------------------------------------------------------------
 
     async def redeem_pass(self, event_id: str, pass_: str, request: str | None, actor: str) -> SessionAnswer:
         """Redeem a pass once; the same `request` gets the same answer again. Raises Refused."""
-        claims = self._mint.passes.check(pass_, event_id, self._epoch)
+        claims = self._mint.passes.check(pass_, event_id, self._backend.epoch)
         release = self._mint.passes.release_of(claims)
         if release is None:
             raise Refused("pass_expired", "this pass is of no admission of this server", reason="unknown")
@@ -52,7 +51,7 @@ class SiteApi:
 
     def session_of(self, event_id: str, token: str) -> SessionToken:
         """Return the claims of a session token; raises Refused("bad_token")."""
-        return self._mint.sessions.check(token, event_id, self._epoch)
+        return self._mint.sessions.check(token, event_id, self._backend.epoch)
 
     # ---- handlers ---------------------------------------------------------------------------------
 
@@ -79,7 +78,9 @@ class SiteApi:
         session = await self._backend.extend_session(call.event_id, await self._whom(call), actor)
         now_ms = self._mint.now_ms()
         limit_ms = session.began_wall_ms + session.limit_length_ms
-        token = self._token(session, self._epoch, session.began_wall_ms, max(limit_ms, now_ms + session.limit_left_ms))
+        token = self._token(
+            session, self._backend.epoch, session.began_wall_ms, max(limit_ms, now_ms + session.limit_left_ms)
+        )
         ends = (now_ms + session.left_ms, now_ms + session.limit_left_ms)
         return json_answer(SessionAnswer(session.user_id, session.number, "active", token, *ends))
 
@@ -98,7 +99,7 @@ class SiteApi:
             session = self.session_of(event_id, body.session)
             whom, subject = Whom(arrival=session.arrival), subject_of(event_id, session.user_id)
         else:
-            claims = self._mint.passes.check(pass_ or "", event_id, self._epoch)
+            claims = self._mint.passes.check(pass_ or "", event_id, self._backend.epoch)
             whom, subject = Whom(number=claims.num), claims.sub
         if subject_of(event_id, (await self._backend.find(event_id, whom)).user_id) != subject:
             raise Refused("not_found", "nobody here holds this pass or session")

@@ -65,6 +65,7 @@ class FollowingBackend(VenueReader):
         self._clock_ms = clock_ms
         self._journal = journal
         self._clock_offset_ms = venue.outbox.last_ms - clock_ms()
+        self.replication: Callable[[], Mapping[str, object]] = dict
         self._is_drawing = False
         self._is_closed = False
         keeps = journal is not None
@@ -78,7 +79,7 @@ class FollowingBackend(VenueReader):
     async def close(self) -> None:
         """Let go of the venue, which somebody else may write to from now on."""
         self._is_closed = True
-        self._end_notices()
+        self._listeners.end()
 
     def advance(self, records: Sequence[Record], now_ms: int) -> None:
         """Apply records that may be spoken of, and tell what they changed; `now_ms` is the primary's event time.
@@ -107,7 +108,7 @@ class FollowingBackend(VenueReader):
     def _tell(self) -> None:
         notices = self.venue.outbox.drain().notices
         if notices:
-            self._announce(notices)
+            self._listeners.announce(notices)
 
     # ---- reads --------------------------------------------------------------------------------------
 
@@ -272,7 +273,7 @@ class FollowingBackend(VenueReader):
             lsn,
             ("the primary is out of reach",) if is_stale else (),
             "not_primary" if is_stale else None,
-            {} if self._journal is None else asdict(self._journal.stats()),
+            {**({} if self._journal is None else asdict(self._journal.stats())), "replication": self.replication()},
             "follower",
             is_stale,
         )

@@ -30,9 +30,17 @@ ROOMS_PER_TURN = 100
 class Journal(Protocol):
     """What the backend needs of a log: appended records become durable in order, or the process ends."""
 
-    epoch: int
-    last_lsn: int
-    durable_lsn: int
+    @property
+    def epoch(self) -> int:
+        """The epoch every record is written under."""
+
+    @property
+    def last_lsn(self) -> int:
+        """The newest record taken."""
+
+    @property
+    def durable_lsn(self) -> int:
+        """The newest record that may be spoken of."""
 
     @property
     def lost(self) -> str | None:
@@ -88,8 +96,6 @@ class MemoryBackend(VenueReader):
         offline_redemption=True,
     )
 
-    is_stale = False
-
     def __init__(
         self,
         journal: Journal,
@@ -101,6 +107,9 @@ class MemoryBackend(VenueReader):
     ) -> None:
         super().__init__(Venue() if venue is None else venue)
         self.epoch = self.venue.epoch
+        self.degraded: Callable[[], tuple[str, ...]] = tuple
+        self.replication: Callable[[], Mapping[str, object]] = dict
+        self.is_in_doubt: Callable[[], bool] = bool
         self._is_built = venue is not None
         self._begins_ms = now_ms
         self._draw_key = draw_key
@@ -136,7 +145,7 @@ class MemoryBackend(VenueReader):
             assert venue.outbox.lsn == lsn, f"record {lsn} came where {venue.outbox.lsn} was due"
 
     async def close(self) -> None:
-        self._end_notices()
+        self._listeners.end()
         await self._journal.close()
 
     # ---- visitors -----------------------------------------------------------------------------------
@@ -337,10 +346,16 @@ class MemoryBackend(VenueReader):
             self.venue.epoch,
             self.venue.outbox.lsn,
             self._journal.durable_lsn,
-            (),
+            self.degraded(),
             refusal.code if refusal else None,
-            asdict(self._journal.stats()),
+            {**asdict(self._journal.stats()), "replication": self.replication()},
+            is_stale=self.is_stale,
         )
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether this process cannot tell at the moment that it is still the one to ask."""
+        return self.is_in_doubt()
 
     # ---- small parts --------------------------------------------------------------------------------------
 
@@ -382,7 +397,7 @@ class MemoryBackend(VenueReader):
     def _deliver(self, lsn: int) -> None:
         due = [notice for notice in self._undelivered if notice.version <= lsn]
         del self._undelivered[: len(due)]
-        self._announce(due)
+        self._listeners.announce(due)
 
 
 def _let_go(durable: Awaitable[None]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Generator, Sequence
 
 from engine import answering
 from engine.actor import Holder, Whom
+from engine.backends.listeners import Listeners
 from engine.room import Room
 from engine.venue import Venue
 from engine.views import EventView, Fairness, Notice, Place, Ranking, Session, Stats
@@ -22,7 +23,7 @@ class VenueReader(ABC):
 
     def __init__(self, venue: Venue) -> None:
         self.venue = venue
-        self._subscribers: list[_Subscriber] = []
+        self._listeners = Listeners()
 
     @abstractmethod
     def now_ms(self) -> int:
@@ -114,24 +115,7 @@ class VenueReader(ABC):
         return answering.order(self.venue.room(event_id).ledger, arrival)
 
     def notices(self) -> AsyncIterator[Sequence[Notice]]:
-        subscriber = _Subscriber()
-        self._subscribers.append(subscriber)
-        return self._batches(subscriber)
-
-    async def _batches(self, subscriber: "_Subscriber") -> AsyncIterator[Sequence[Notice]]:
-        try:
-            while batch := await subscriber.next():
-                yield batch
-        finally:
-            self._subscribers.remove(subscriber)
-
-    def _announce(self, notices: Sequence[Notice]) -> None:
-        for subscriber in self._subscribers:
-            subscriber.put(notices)
-
-    def _end_notices(self) -> None:
-        for subscriber in self._subscribers:
-            subscriber.end()
+        return self._listeners.listen()
 
 
 class _AtOnce:
@@ -143,28 +127,3 @@ class _AtOnce:
 
 
 AT_ONCE = _AtOnce()
-
-
-class _Subscriber:
-    """One reader of notices: what came since it last looked, and a way to wait for more."""
-
-    def __init__(self) -> None:
-        self._batch: list[Notice] = []
-        self._wake = asyncio.Event()
-        self._ended = False
-
-    def put(self, notices: Sequence[Notice]) -> None:
-        self._batch += notices
-        self._wake.set()
-
-    def end(self) -> None:
-        self._ended = True
-        self._wake.set()
-
-    async def next(self) -> list[Notice]:
-        """Return what came, waiting for something; an empty list at the end."""
-        while not self._batch and not self._ended:
-            self._wake.clear()
-            await self._wake.wait()
-        batch, self._batch = self._batch, []
-        return batch

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NoReturn
 
 from engine.backend import Backend, BackendStatus, Capabilities
+from engine.backends.listeners import Listeners
 from engine.errors import Refused
 from engine.views import BackendChanged, Notice
 
@@ -29,8 +30,8 @@ class Seat(Backend):
         self._epoch = 0
         self._version = 0
         self._why = Refused("not_primary", "this server has just started", retry_after_s=1)
-        self._is_closed = False
-        self._changed = asyncio.Event()
+        self._listeners = Listeners()
+        self._handing_on: asyncio.Task[None] | None = None
         self.vacate(self._why)
 
     @classmethod
@@ -42,11 +43,13 @@ class Seat(Backend):
 
     def take(self, backend: Backend) -> None:
         """Let a backend that has started answer from now on; whoever takes the one before away closes it."""
+        if backend is self._backend:
+            return
         self._backend = backend
         self._capabilities = backend.capabilities
         for verb in VERBS:
             setattr(self, verb, getattr(backend, verb))
-        self._change()
+        self._follow(backend)
 
     def vacate(self, why: Refused) -> None:
         """Refuse everything for this reason until the next backend is there."""
@@ -58,12 +61,22 @@ class Seat(Backend):
         refuse = _refusing(why)
         for verb in VERBS:
             setattr(self, verb, refuse)
-        self._change()
+        self._stop_following()
 
-    def _change(self) -> None:
-        """Wake everybody who waits for a change of whoever sits there."""
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+    def _follow(self, backend: Backend) -> None:
+        """Hand on what it announces from now on, after the word that everything may have changed."""
+        self._stop_following()
+        self._listeners.announce([BackendChanged(backend.status().version)])
+        self._handing_on = asyncio.create_task(self._hand_on(backend.notices()))
+
+    def _stop_following(self) -> None:
+        if self._handing_on is not None:
+            self._handing_on.cancel()
+            self._handing_on = None
+
+    async def _hand_on(self, batches: AsyncIterator[Sequence[Notice]]) -> None:
+        async for batch in batches:
+            self._listeners.announce(batch)
 
     # ---- the seat's own -----------------------------------------------------------------------------
 
@@ -87,8 +100,9 @@ class Seat(Backend):
 
     async def close(self) -> None:
         """Close whoever sits there; the notices end."""
-        backend, self._is_closed = self._backend, True
+        backend = self._backend
         self.vacate(Refused("backend_unavailable", "this server is shutting down", retry_after_s=5))
+        self._listeners.end()
         if backend is not None:
             await backend.close()
 
@@ -105,19 +119,9 @@ class Seat(Backend):
             "none", self._epoch, self._version, self._version, (self._why.detail,), self._why.code, {}, "none", True
         )
 
-    async def notices(self) -> AsyncIterator[Sequence[Notice]]:
+    def notices(self) -> AsyncIterator[Sequence[Notice]]:
         """Yield what changed, from one role to the next, until the seat is closed."""
-        is_first = self._backend is not None
-        while not self._is_closed:
-            backend, changed = self._backend, self._changed
-            if backend is not None:
-                batches = backend.notices()  # before the change is told, so that nothing falls in between
-                if not is_first:
-                    yield [BackendChanged(backend.status().version)]
-                is_first = False
-                async for batch in batches:
-                    yield batch
-            await changed.wait()
+        return self._listeners.listen()
 
 
 def _refusing(why: Refused) -> Callable[..., NoReturn]:

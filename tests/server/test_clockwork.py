@@ -25,12 +25,13 @@ class Backend:
         self.refuse: Exception | None = None
         self.ticks = 0
         self.now_ms = 0
+        self.role = "primary"
 
     def make(self, event_id: str, **settings: object) -> Room:
         self.venue.configure(event_id, settings, By("admin"), 0, replace=True)
         return self.venue.room(event_id)
 
-    async def event(self, event_id: str) -> EventView:
+    async def event(self, event_id: str, *, least_version: int | None = None) -> EventView:
         return answering.view(self.venue.room(event_id).ledger)
 
     async def control(self, event_id: str, action: str, by: By, outcome: str | None = None) -> EventView:
