@@ -299,7 +299,7 @@ class AdminApi:
         status = self._backend.status()
         answer = wire.StatusAnswer(
             status.name,
-            "primary",
+            status.role,  # type: ignore[arg-type]
             status.epoch,
             status.version,
             status.durable_version,

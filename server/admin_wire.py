@@ -354,7 +354,7 @@ class StatusAnswer(Struct):
     """
 
     name: str
-    role: Literal["primary"]
+    role: Literal["primary", "follower", "none"]
     epoch: Count
     version: Count
     durable_version: Count

@@ -65,8 +65,14 @@ class Agreement:
         self._advance()
 
     def joined(self, follower: str, lsn: int) -> None:
-        """A standby is connected and holds everything up to `lsn`."""
+        """A standby is connected and holds everything up to `lsn`.
+
+        If it was in step and comes back with less than was spoken of, its disk is not the one that acknowledged: it
+        must not take over any more.
+        """
         self.acked[follower] = lsn
+        if follower == self.standby and lsn < self.committed_lsn and self.standing is Standing.IN_STEP:
+            self.standing, self.wish = Standing.LEAVING, Wish(None)
 
     def left(self, follower: str) -> None:
         """A standby's link is gone; if it was in step, it has until the timeout to come back."""

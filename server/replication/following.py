@@ -115,9 +115,11 @@ class Following:
         self._stopped = False
         self.replica = Replica(self, self._clock_ms, standby_log)
         self.welcome: Welcome | None = None
+        self.welcomed = asyncio.Event()
         self.primary_node = ""
         self.is_caught_up = False
         self.in_step = False
+        self.is_seeking = False
         self.committed_lsn = self.replica.applied_lsn
         self.end_lsn = self.replica.held_lsn
         self.promised_ns = 0
@@ -246,6 +248,7 @@ class Following:
         if welcome.ring:
             self._ring.take(welcome.ring, link.key)
         self.welcome, self.primary_node = welcome, hello.node_id
+        self.welcomed.set()
         self._events.on_welcome(welcome, hello.node_id)
         if welcome.begin == "snapshot":
             await self._take_snapshot(link)
@@ -393,6 +396,8 @@ class Following:
 
     def _acknowledge(self, lsn: int, newest: Ship) -> None:
         """Say what is safe here; whoever is in step promises with it not to take over for a while."""
+        if self.is_seeking:
+            return
         self.in_step = newest.in_step
         self.promised_ns = self._boottime_ns()
         self._outbox.put(Ack(lsn, newest.sent_ns, self._received_bytes))
@@ -442,8 +447,9 @@ class Following:
         except TimeoutError:
             raise Refused("backend_unavailable", "the primary did not hand over in time", retry_after_s=1) from None
 
-    def hang_up(self) -> None:
-        """Close the link: nothing is acknowledged from here on until the next session."""
+    def seek(self) -> None:
+        """Acknowledge nothing from here on, until `is_seeking` is unset: this follower wants to take over."""
+        self.is_seeking = True
         if self._link is not None:
             self._link.close()
             self._lose_link()

@@ -80,6 +80,7 @@ class Leading:
             settings, journal, self.replicated, self.agreement, self.backend, ring, event_clock, peers, events
         )
         self._wake = asyncio.Event()
+        self._acknowledged = asyncio.Event()
         self._ended: asyncio.Future[Stepdown] = asyncio.get_running_loop().create_future()
 
     @property
@@ -152,6 +153,7 @@ class Leading:
     # ---- what happens ------------------------------------------------------------------------------------
 
     def _moved(self) -> None:
+        self._acknowledged.set()
         if self.agreement.wish is not None:
             self._wake.set()
 
@@ -209,7 +211,8 @@ class Leading:
         try:
             async with asyncio.timeout(HANDOVER_TIMEOUT_S):
                 while not self._is_all_with(session):
-                    await asyncio.sleep(0.005)
+                    self._acknowledged.clear()
+                    await self._acknowledged.wait()
         except TimeoutError:
             self.replicated.go_on_taking()
             session.put(HandedOver(0, "the follower did not catch up in time"))

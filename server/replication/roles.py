@@ -15,8 +15,10 @@ import structlog
 
 from engine.backends.seat import Seat
 from engine.errors import Refused
+from server.replication.agreement import Standing
 from server.replication.following import Following, FollowingEvents, LinkOpener, LogLeftBehind
 from server.replication.key_sharing import HandOn
+from server.replication.lag import Lag
 from server.replication.leading import Clocks, Leading, Stepdown
 from server.replication.lease import LeaseKeeper, LeaseWatch
 from server.replication.link import Link, LinkClosed, answer, greet
@@ -104,9 +106,9 @@ class Member:
         self._urls: list[str] = [url for url in ground.peers.load() if url != ground.settings.url]
         self._primary_url = ground.follow or ""
         self._promotion: asyncio.Future[_Promotion] = asyncio.get_running_loop().create_future()
-        self._seeking = False
         self._watched: Lease | None = None
         self._welcomed = asyncio.Event()
+        self._led = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self.found: tuple[str, ...] = ()
         self.alarms: tuple[str, ...] = ()
@@ -249,8 +251,10 @@ class Member:
             None if replica is None else replica.venue,
             now_ms,
         )
+        leading.backend.replication = self.status
         await leading.start()
         self.leading, self.following, self._log = leading, None, None
+        self._led.set()
         keys.lead(leading.publisher.hand_on)
         self.seat.take(leading.backend)
         log.info("leading", term=leading.term, epoch=journal.epoch, lost=journal.lost)
@@ -289,6 +293,7 @@ class Member:
         self.seat.vacate(refused)
         self._ground.keys.lead(None)
         self.leading = None
+        self._led.clear()
         await leading.close(refused)
         self._primary_url = stepdown.url or self._primary_url
         self._open_log()
@@ -389,13 +394,12 @@ class Member:
 
     def _candidates(self) -> list[str]:
         """Return where the primary may be, the likeliest first."""
-        if self._seeking:
-            return []
         named = "" if self._watched is None else self._watched.url
         order = [self._primary_url, named, self._ground.follow or "", *self._urls]
         return [url for url in dict.fromkeys(order) if url and url != self._settings.url]
 
     def _take_replica(self, replica: Replica) -> None:
+        replica.backend.replication = self.status
         self.seat.take(replica.backend)
 
     def _take_welcome(self, welcome: Welcome, node_id: str) -> None:
@@ -423,8 +427,8 @@ class Member:
 
     async def _watch(self, following: Following) -> None:
         """Take over when the primary has been silent for the lease and the witness agrees."""
-        while following.welcome is None:
-            await asyncio.sleep(self._settings.lease_s / 10)
+        await following.welcomed.wait()
+        assert following.welcome is not None
         witness = self._open_witness(following.welcome.log_id)
         assert witness is not None
         watch = LeaseWatch(witness, self._settings.lease_s, self._clocks.boottime_ns)
@@ -443,8 +447,7 @@ class Member:
 
     async def _seek(self, following: Following, watch: LeaseWatch) -> Lease | None:
         """Try to take over; from before the attempt until it failed nothing is acknowledged to anybody."""
-        self._seeking = True
-        following.hang_up()
+        following.seek()
         while True:
             try:
                 welcome, me = following.welcome, self._settings
@@ -455,8 +458,7 @@ class Member:
             except WitnessUnreachable:
                 await asyncio.sleep(self._settings.lease_s / 15)
                 continue
-            if lease is None:
-                self._seeking = False
+            following.is_seeking = lease is not None
             return lease
 
     async def promote(self, *, old_primary_is_dead: bool = False) -> str:
@@ -475,8 +477,7 @@ class Member:
             await self._check_dead(old_primary_is_dead)
             lost = f"what was acknowledged after LSN {self._log.position.lsn} by the primary of term {self.term}"
         self._promotion.set_result(_Promotion(lost or None, None))
-        while self.leading is None:
-            await asyncio.sleep(0.01)
+        await self._led.wait()
         return lost
 
     async def _check_dead(self, is_said_so: bool) -> None:
@@ -511,7 +512,7 @@ class Member:
         replica = following.replica
         now_ms = replica.apply_everything()
         await replica.backend.close()
-        self.promoted_lost, self._seeking, self._log = promotion.lost, False, None
+        self.promoted_lost, self._log = promotion.lost, None
         await self._take_the_lead(journal, replica, promotion.lease, now_ms)
         if self.leading is None:
             self.following = None
@@ -519,18 +520,29 @@ class Member:
             self._follow_anew()
 
     def status(self) -> Mapping[str, Any]:
-        """Return role, term and lag, for status pages and metrics."""
-        facts: dict[str, Any] = {"role": self.role, "mode": self._settings.mode, "term": self.term}
+        """Return mode, term and lag, for status pages and metrics."""
+        facts: dict[str, Any] = {"mode": self._settings.mode, "term": self.term}
         if self.leading is not None:
-            agreement = self.leading.agreement
-            facts |= {"standing": agreement.standing.value, "standby": agreement.standby}
-            facts |= {"committed_lsn": self.leading.replicated.durable_lsn, "followers": self.leading.lags()}
-        elif self.following is not None:
+            lags = self.leading.lags()
+            facts |= {"standing": self.leading.agreement.standing.value, "standby": self.leading.agreement.standby}
+            facts |= {"in_step": self.leading.agreement.standing is Standing.IN_STEP, "followers": len(lags)}
+            worst = max(lags.values(), key=lambda lag: lag.records, default=Lag(0, 0, 0.0))
+        else:
             following = self.following
-            facts |= {"in_step": following.in_step, "primary_url": self._primary_url}
-            facts |= {"committed_lsn": following.committed_lsn, "lag": following.lag()}
+            facts |= {"primary_url": self._primary_url, "connected": following is not None and following.is_reachable}
+            facts |= {"in_step": following is not None and following.in_step}
+            worst = Lag(0, 0, 0.0) if following is None else following.lag()
+        facts |= {"lag_records": worst.records, "lag_bytes": worst.bytes, "lag_seconds": round(worst.seconds, 3)}
+        facts |= {"committed_lsn": self.committed_lsn, "lost": self.promoted_lost}
         facts["put_aside"] = None if self.last_cut is None else self.last_cut.sentence
         return facts
+
+    @property
+    def committed_lsn(self) -> int:
+        """The newest LSN that may be spoken of, as far as is known here."""
+        if self.leading is not None:
+            return self.leading.replicated.durable_lsn
+        return 0 if self.following is None else self.following.committed_lsn
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,13 @@ def test_a_candidate_that_goes_while_it_is_being_named_is_left_by_the_witness_to
     assert made.wish == Wish(None)
 
 
+def test_a_standby_that_comes_back_with_a_wiped_disk_is_left() -> None:
+    made = in_step(10)
+    made.left("b")
+    made.joined("b", 0)
+    assert (made.is_in_step("b"), made.wish) == (False, Wish(None))
+
+
 class AgreementMachine(RuleBasedStateMachine):
     """Any order of flushes, answers, losses and grants; a plain model remembers who may take over."""
 
@@ -131,6 +138,7 @@ class AgreementMachine(RuleBasedStateMachine):
         self.flushed_lsn = self.highest = 0
         self.disks: dict[str, int] = {"b": 0, "c": 0}
         self.named: str | None = None
+        self.wiped: set[str] = set()
 
     @rule(count=st.integers(1, 50))
     def flush(self, count: int) -> None:
@@ -151,6 +159,13 @@ class AgreementMachine(RuleBasedStateMachine):
             self.disks[who] += (self.flushed_lsn - self.disks[who]) * part // 4
             self.agreement.answered(who, self.disks[who], self.now_ns, self.now_ns)
 
+    @rule(who=st.sampled_from("bc"))
+    def wipe(self, who: str) -> None:
+        """Its disk is lost; whoever the witness names may still be asked, and is not in step."""
+        self.agreement.left(who)
+        self.disks[who] = 0
+        self.wiped.add(who)
+
     @rule(tenths=st.integers(1, 30))
     def wait(self, tenths: int) -> None:
         self.now_ns += tenths * SECOND // 10
@@ -169,11 +184,11 @@ class AgreementMachine(RuleBasedStateMachine):
         committed_lsn = self.agreement.committed_lsn
         assert self.highest <= committed_lsn <= self.flushed_lsn
         self.highest = committed_lsn
-        if self.named is not None:
+        for who in "bc":
+            if self.agreement.is_in_step(who) and who in self.agreement.acked:
+                assert committed_lsn <= self.disks[who], "whoever is told that it is in step has everything"
+        if self.named is not None and self.named not in self.wiped:
             assert committed_lsn <= self.disks[self.named]
-        pending = self.agreement.wish
-        if pending is not None and pending.standby is not None:
-            assert committed_lsn <= self.disks[pending.standby]
 
     @invariant()
     def async_waits_for_nobody(self) -> None:

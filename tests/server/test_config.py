@@ -22,7 +22,7 @@ def problems(**flags: object) -> list[str]:
 
 def test_without_any_source_the_defaults_hold_and_say_so() -> None:
     loaded = load({})
-    assert (loaded.config.host, loaded.config.port, loaded.config.replication) == ("127.0.0.1", 8080, "single")
+    assert (loaded.config.host, loaded.config.port, loaded.config.replication) == ("127.0.0.1", 8080, "sync")
     assert set(loaded.sources.values()) == {"default"}
 
 
@@ -60,9 +60,23 @@ def test_all_problems_are_told_at_once_each_with_where_it_came_from(monkeypatch:
     assert any(line.startswith("nonsense: is not a setting") for line in found)
 
 
-@pytest.mark.parametrize("flags", [{"replication": "sync"}, {"replication": "async"}, {"witness": "postgresql://x"}])
-def test_followers_are_refused_as_long_as_they_are_not_built(flags: dict[str, str]) -> None:
-    assert "not built yet" in "".join(problems(**flags))
+@pytest.mark.parametrize("mode", ["async", "single"])
+def test_a_witness_needs_two_disks_to_choose_between(mode: str) -> None:
+    assert "needs replication=sync" in "".join(problems(replication=mode, witness="flock:lease"))
+
+
+def test_a_listener_for_followers_is_of_use_only_where_the_host_is_not_loopback() -> None:
+    assert "of no use" in "".join(problems(replication_listen="127.0.0.1:9000"))
+
+
+@pytest.mark.parametrize("address", ["9000", "host:", "host:port", "host:70000", "a b:1"])
+def test_the_listener_for_followers_is_an_address_and_a_port(address: str) -> None:
+    assert "replication_listen" in "".join(problems(replication_listen=address))
+
+
+def test_who_listens_everywhere_for_followers_says_where_it_is_reached() -> None:
+    public = {"host": "0.0.0.0", "public_url": "https://queue.shop.example", "replication_listen": "0.0.0.0:9000"}
+    assert "replication_url" in "".join(problems(**public))
 
 
 def test_a_public_host_needs_an_https_public_url() -> None:
