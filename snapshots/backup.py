@@ -16,13 +16,14 @@ from pathlib import Path
 from engine.errors import Damaged, StorageFailed, UsageError
 from engine.records import kind_of
 from snapshots.copying import copy_bytes
+from snapshots.notes import INCOMPLETE_NAME
 from snapshots.reading import records_of, start_of
 from snapshots.recovery import REFUSALS, choose_start, decide, explain_refusal
 from snapshots.scan import Cursor, Flaw, Frame, SegmentReader, read_segment_header
 from snapshots.segments import SMALLEST_SEGMENT_BYTES, LogPosition, SegmentWriter
 from snapshots.snapshot import SNAPSHOT_FOLDER, SnapshotFlaw, read_parts, snapshot_name, verify_snapshot
 from snapshots.storage import DiskStorage, Storage
-from snapshots.survey import INCOMPLETE_NAME, Progress, Survey, look, no_progress, segment_names, snapshot_names
+from snapshots.survey import Progress, Survey, look, no_progress, segment_names, snapshot_names
 from snapshots.wal import (
     LOG_FOLDER,
     PAYLOAD_MAX_BYTES,

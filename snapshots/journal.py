@@ -63,7 +63,8 @@ class Journal:
 
     `last_lsn` is the newest record appended, `durable_lsn` the newest known to be on disk. `epoch` is written
     in every frame from now on. `on_durable`, where it is set, is called with the pieces of each commit once they
-    are durable and before anybody who waits for them is answered. `failed` exists from `start` on and resolves
+    are durable and before anybody who waits for them is answered. `lost` says what history may be missing before
+    this epoch, and is None where nothing is. `failed` exists from `start` on and resolves
     with the failure, or with None when the journal was closed.
     """
 
@@ -94,7 +95,7 @@ class Journal:
         self._mean_bytes = float(FIRST_RECORD_BYTES)
         self._retry_armed = False
         self._counters = _Counters(len(recovered.segments) + 1, len(snapshot_names(storage)))
-        self._lost = lost
+        self.lost = lost
         self.on_durable: Callable[[Sequence[Piece]], None] | None = None
         self.found: Found = recovered.found
         self.epoch = recovered.epoch
@@ -113,7 +114,9 @@ class Journal:
         """
         storage.lock()
         try:
-            return cls.resume(storage, options, recover(storage, options.accept_loss))
+            journal = cls.resume(storage, options, recover(storage, options.accept_loss))
+            journal.lost = journal._missing()
+            return journal
         except BaseException:
             storage.unlock()
             raise
@@ -124,7 +127,7 @@ class Journal:
     ) -> "Journal":
         """Begin a new segment under a new epoch, durably, in a folder that is locked and in order.
 
-        `lost` says what history may be missing before that epoch, where it is known better than the folder tells.
+        `lost` says what history may be missing before that epoch.
         """
         epoch = max(recovered.epoch, RESTARTS_PER_TERM - 1, options.least_epoch - 1) + 1
         end = recovered.end
@@ -140,16 +143,6 @@ class Journal:
     def newest_snapshot(self) -> str | None:
         """Return the name of the newest snapshot in the folder."""
         return next(iter(snapshot_names(self.storage)), None)
-
-    @property
-    def lost(self) -> str | None:
-        """Say what history may be missing before this epoch; None when nothing is."""
-        if self._lost is not None:
-            return self._lost
-        if self.found.accepted_loss is not None:
-            return self.found.accepted_loss
-        before, term = self.found.previous_epoch // RESTARTS_PER_TERM, self.epoch // RESTARTS_PER_TERM
-        return f"term {term} begins after LSN {self.found.last_lsn} of term {before}" if 0 < before < term else None
 
     def snapshot_parts(self) -> Iterator[object]:
         """Yield the parts of the snapshot to start from, in order; nothing where there is none."""
@@ -287,6 +280,13 @@ class Journal:
         if self._counters.storage_full:
             self._thread.stop()
         await self._stopped
+
+    def _missing(self) -> str | None:
+        """Say what history may be missing before this epoch, going by what was found in the folder."""
+        if self.found.accepted_loss is not None:
+            return self.found.accepted_loss
+        before, term = self.found.previous_epoch // RESTARTS_PER_TERM, self.epoch // RESTARTS_PER_TERM
+        return f"term {term} begins after LSN {self.found.last_lsn} of term {before}" if 0 < before < term else None
 
     def _tell(self, message: Message) -> None:
         """Bring a message of the commit thread to the loop."""

@@ -62,6 +62,9 @@ class MemoryFile:
     def truncate(self, length: int) -> None:
         self._storage.perform("truncate", self._inode, length)
 
+    def reserve(self, length: int) -> bool:
+        return self._storage.extend(self._inode, length)
+
     def fdatasync(self) -> None:
         self._storage.perform("fdatasync", self._inode)
 
@@ -229,6 +232,19 @@ class MemoryStorage:
                 return False
             inode = self.perform("create", name)
             self.perform("truncate", inode, length)
+            return True
+
+    def extend(self, inode: int, length: int) -> bool:
+        """Make a file at least so long, unless that is more than there is room for."""
+        with self._shared.mutex:
+            files = self._shared.model.files
+            used = sum(len(files[inode].cached) for inode in self._shared.model.names.values())
+            grown = length - len(files[inode].cached)
+            if self.faults.capacity_bytes is not None and used + grown > self.faults.capacity_bytes:
+                self._count("reserve")
+                return False
+            if grown > 0:
+                self.perform("truncate", inode, length)
             return True
 
     def create(self, name: str) -> MemoryFile:

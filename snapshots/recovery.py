@@ -16,15 +16,15 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 
 from engine.errors import Damaged, StorageFailed
-from snapshots.copying import copy_bytes, crc_of
-from snapshots.scan import Flaw, frame_headers_after, is_zero
+from snapshots.notes import MIRRORED_NAME, NEW_INCOMPLETE_NAME
+from snapshots.quarantine import QUARANTINE_FOLDER, copy_aside, length_without_zeros
+from snapshots.scan import Flaw, frame_headers_after
 from snapshots.segments import LogPosition
 from snapshots.snapshot import SNAPSHOT_FOLDER, TEMPORARY_SUFFIX, snapshot_name
 from snapshots.storage import Storage
 from snapshots.survey import Findings, Survey, look
 from snapshots.wal import LOG_FOLDER, RESERVED_SUFFIX, SEGMENT_HEADER_BYTES, first_chain
 
-QUARANTINE_FOLDER = "quarantine"
 LOG_ID_BYTES = 16
 
 
@@ -137,6 +137,7 @@ class Recovered:
     start: LogPosition
     end: LogPosition
     epoch: int
+    stated_durable_lsn: int
     found: Found
 
 
@@ -190,13 +191,14 @@ class _Repair:
 
     def cut_tail(self, flaw: Flaw) -> None:
         """Copy a torn tail aside and cut it off."""
-        length = _length_without_zeros(self.storage, flaw.name, flaw.offset)
+        length = length_without_zeros(self.storage, flaw.name, flaw.offset)
         headers = frame_headers_after(self.storage, flaw.name, flaw.offset)
         self.torn_bytes, self.torn_frames = length, max(1, len(headers))
         self._must_copy_aside(flaw.name, flaw.offset, length)
         self._truncate(flaw.name, flaw.offset)
+        frames = "1 frame" if self.torn_frames == 1 else f"{self.torn_frames} frames"
         self.sentences.append(
-            f"cut {length} bytes never acknowledged ({self.torn_frames} frame) from {flaw.name} at offset {flaw.offset}"
+            f"cut {length} bytes never acknowledged ({frames}) from {flaw.name} at offset {flaw.offset}"
         )
 
     def accept_loss(self, flaw: Flaw) -> None:
@@ -214,17 +216,17 @@ class _Repair:
             self._must_copy_aside(flaw.name, 0, self.storage.size_bytes(flaw.name))
             self.storage.unlink(flaw.name)
         elif flaw.name in self.survey.segments:
-            length = _length_without_zeros(self.storage, flaw.name, flaw.offset)
+            length = length_without_zeros(self.storage, flaw.name, flaw.offset)
             self._must_copy_aside(flaw.name, flaw.offset, length)
             self._truncate(flaw.name, flaw.offset)
         self.accepted_loss = f"everything from LSN {flaw.due_lsn} on is lost: {flaw.name}, offset {flaw.offset}"
         self._alarm(self.accepted_loss)
 
     def remove_temporaries(self) -> None:
-        """Remove reserved space and half-written snapshots: nothing in them was ever acknowledged."""
+        """Remove reserved space, half-written snapshots and notes: nothing in them was ever acknowledged."""
         for folder, suffix in ((LOG_FOLDER, RESERVED_SUFFIX), (SNAPSHOT_FOLDER, TEMPORARY_SUFFIX)):
             for name in self.storage.names(folder):
-                if name.endswith(suffix):
+                if name.endswith(suffix) or name in (MIRRORED_NAME, NEW_INCOMPLETE_NAME):
                     self.storage.unlink(name)
 
     def seal(self, end: LogPosition) -> None:
@@ -247,26 +249,13 @@ class _Repair:
             raise StorageFailed(f"no space in {self.storage.place} to keep a copy of what is cut: make room first")
 
     def _copy_aside(self, name: str, offset: int, length: int) -> bool:
-        """Copy bytes into the quarantine folder unless they are there; False where there is no space."""
-        target = (
-            f"{QUARANTINE_FOLDER}/{name.split('/')[-1]}.at-{offset}-{crc_of(self.storage, name, offset, length):08x}"
-        )
-        if target not in self.storage.names(QUARANTINE_FOLDER):
-            if not self.storage.reserve(target + TEMPORARY_SUFFIX, length):
-                self._alarm(f"no space to keep a copy of {name}; it was left where it is")
-                return False
-            copy_bytes(self.storage, name, offset, length, self.storage, target + TEMPORARY_SUFFIX)
-            self.storage.rename(target + TEMPORARY_SUFFIX, target)
-        self.storage.sync_directory(QUARANTINE_FOLDER)
-        self.quarantined.append(target)
+        """Copy bytes into the quarantine folder; False where there is no space."""
+        copy = copy_aside(self.storage, name, offset, length)
+        if copy is None:
+            self._alarm(f"no space to keep a copy of {name}; it was left where it is")
+            return False
+        self.quarantined.append(copy)
         return True
-
-
-def _length_without_zeros(storage: Storage, name: str, offset: int) -> int:
-    """Return how many bytes stand from `offset` on, the reserved zeros at the end not counted."""
-    if is_zero(storage, name, offset):
-        return 0
-    return len(storage.read(name, offset, storage.size_bytes(name) - offset).rstrip(b"\0"))
 
 
 def recover(storage: Storage, accept_loss: bool) -> Recovered:
@@ -316,4 +305,4 @@ def _report(survey: Survey, decision: Decision, repair: _Repair) -> Recovered:
         accepted_loss=repair.accepted_loss,
         sentences=tuple(told),
     )
-    return Recovered(log_id, tuple(survey.segments), survey.start, end, survey.end.epoch, found)
+    return Recovered(log_id, tuple(survey.segments), survey.start, end, survey.end.epoch, survey.end.durable_lsn, found)

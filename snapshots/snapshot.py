@@ -29,8 +29,8 @@ carries a snapshot's name, and only then is anything older pruned.
 import asyncio
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
 import msgpack
@@ -150,22 +150,62 @@ class _Slices:
         return body + encode_trailer(self._part_count, self._digest.digest()) if self._done else body
 
 
-async def write_snapshot(storage: Storage, header: SnapshotHeader, parts: Iterable[object]) -> int:
+async def write_snapshot(
+    storage: Storage,
+    header: SnapshotHeader,
+    parts: Iterable[object],
+    naming: AbstractContextManager[None] = nullcontext(),  # noqa: B008, RUF100
+) -> int:
     """Write, verify and name a snapshot; return its size in bytes.
 
-    `parts` is consumed lazily in a worker thread, one part at a time. Raises StorageFailed, or whatever `parts`
-    raises, having tried to remove the temporary file: on a full disk the log needs the space.
+    `parts` is consumed lazily in a worker thread, one part at a time; `naming` is entered while the snapshot gets its
+    name, and may raise. Raises StorageFailed, or whatever `parts` raises, having tried to remove the temporary file:
+    on a full disk the log needs the space.
     """
     name = snapshot_name(header.lsn)
     temporary = name + TEMPORARY_SUFFIX
     try:
         size_bytes = await _write_temporary(storage, temporary, _Slices(header, parts))
-        await asyncio.to_thread(_publish, storage, temporary, name)
+        await asyncio.to_thread(_publish, storage, temporary, name, naming)
     except BaseException:
         with suppress(StorageFailed):
             storage.unlink(temporary)
         raise
     return size_bytes
+
+
+async def receive_snapshot(storage: Storage, slices: AsyncIterator[bytes]) -> SnapshotHeader:
+    """Write the bytes of a snapshot made elsewhere, verify and name it; raises Damaged where it does not verify."""
+    first = b""
+    while len(first) < HEADER_BYTES:
+        first += await anext(slices, b"") or _too_short()
+    header = decode_snapshot_header(first)
+    if isinstance(header, str):
+        raise Damaged(f"what was received is no snapshot: {header}")
+    name = snapshot_name(header.lsn)
+    temporary = name + TEMPORARY_SUFFIX
+    file = await storage.create_slices(temporary)
+    try:
+        try:
+            await file.write(first)
+            async for body in slices:
+                await file.write(body)
+            await file.fsync()
+        finally:
+            await file.close()
+        verified = await asyncio.to_thread(_verify_again, storage, temporary)
+        if isinstance(verified, SnapshotFlaw):
+            raise Damaged(f"the snapshot received does not verify: {verified.problem} at offset {verified.offset}")
+        await asyncio.to_thread(_name, storage, temporary, name)
+    except BaseException:
+        with suppress(StorageFailed):
+            storage.unlink(temporary)
+        raise
+    return header
+
+
+def _too_short() -> bytes:
+    raise Damaged("what was received is no snapshot: it ends before its header does")
 
 
 async def _write_temporary(storage: Storage, temporary: str, slices: "_Slices") -> int:
@@ -181,11 +221,20 @@ async def _write_temporary(storage: Storage, temporary: str, slices: "_Slices") 
     return size_bytes
 
 
-def _publish(storage: Storage, temporary: str, name: str) -> None:
-    storage.drop_cache(temporary)
-    verified = verify_snapshot(storage, temporary)
+def _publish(storage: Storage, temporary: str, name: str, naming: AbstractContextManager[None]) -> None:
+    verified = _verify_again(storage, temporary)
     if isinstance(verified, SnapshotFlaw):
         raise StorageFailed(f"the snapshot just written reads back damaged: {verified.problem} at {verified.offset}")
+    with naming:
+        _name(storage, temporary, name)
+
+
+def _verify_again(storage: Storage, temporary: str) -> "SnapshotHeader | SnapshotFlaw":
+    storage.drop_cache(temporary)
+    return verify_snapshot(storage, temporary)
+
+
+def _name(storage: Storage, temporary: str, name: str) -> None:
     storage.rename(temporary, name)
     storage.sync_directory(SNAPSHOT_FOLDER)
 

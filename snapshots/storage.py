@@ -7,8 +7,8 @@ full, and `memory_storage` implements it a second time with every freedom a real
 * `truncate` is durable only after `fsync`.
 * A name made, renamed or removed is durable only after `sync_directory` of its folder.
 * `rename` is atomic and replaces; it does not make the content of the file durable.
-* `reserve` makes a file of zeros whose space is really allocated, and answers False where there is no space
-  left. It is the only place where a full disk is an answer and not a failure.
+* `reserve` makes a file of zeros whose space is really allocated, or makes an open file that long with zeros, and
+  answers False where there is no space left. It is the only place where a full disk is an answer and not a failure.
 * `drop_cache` makes the next reads come from the disk: after a failed flush the page cache shows bytes that
   are not there.
 
@@ -39,6 +39,7 @@ class StorageFile(Protocol):
 
     def write(self, offset: int, data: bytes) -> None: ...
     def truncate(self, length: int) -> None: ...
+    def reserve(self, length: int) -> bool: ...
     def fdatasync(self) -> None: ...
     def fsync(self) -> None: ...
     def close(self) -> None: ...
@@ -134,6 +135,19 @@ class DiskFile:
     def truncate(self, length: int) -> None:
         with self._errors("truncate"):
             os.ftruncate(self._descriptor, length)
+
+    def reserve(self, length: int) -> bool:
+        """Allocate the space up to `length`; what is there stays. False, and nothing taken, where there is none."""
+        with self._errors("reserve"):
+            size_bytes = os.fstat(self._descriptor).st_size
+            try:
+                os.posix_fallocate(self._descriptor, 0, length)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                os.ftruncate(self._descriptor, size_bytes)
+                return False
+        return True
 
     def fdatasync(self) -> None:
         with self._errors("flush"):

@@ -9,6 +9,7 @@ to know about it goes into `Findings`, the columns of the table in `recovery`.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from snapshots.notes import INCOMPLETE_NAME, MIRRORED_NAME, read_note, why_incomplete
 from snapshots.reading import start_of
 from snapshots.scan import Cursor, Flaw, FlawKind, SegmentReader, frame_headers_after, read_segment_header
 from snapshots.segments import LogPosition
@@ -32,9 +33,6 @@ from snapshots.wal import (
 )
 
 Progress = Callable[[int, int], None]
-INCOMPLETE_NAME = f"{LOG_FOLDER}/incomplete"
-"""Marks a folder into which a backup or a restore is being copied."""
-
 NOWHERE = LogPosition(0, 0, 0, 0)
 
 
@@ -59,7 +57,7 @@ class Findings:
     in_last_segment: bool
     """The flaw lies in the last segment."""
     valid_after: bool
-    """A valid frame stands somewhere after the flaw."""
+    """A valid frame stands somewhere after the flaw, where only one frame is written at a time."""
     proven_synced: bool
     """The flawed frame is known to have been durable."""
 
@@ -94,6 +92,8 @@ class Survey:
     end: Cursor = field(default_factory=lambda: Cursor(NOWHERE))
     frame_epoch: int = 0
     frame_count: int = 0
+    noted: tuple[int, int] | None = None
+    """Up to which sequence and offset a standby has noted that its log is on disk."""
 
     @property
     def snapshot_lsn(self) -> int:
@@ -102,6 +102,8 @@ class Survey:
     def findings(self) -> Findings:
         """Return the columns of the end-of-log table."""
         flaw = self.flaw
+        flushed = None if flaw is None or not self.flaw_in_last else self._noted_in(flaw.name)
+        was_durable = flaw is not None and (flaw.written_past if flushed is None else flaw.offset < flushed)
         return Findings(
             used=bool(self.segments or self.snapshot_count or flaw),
             foreign=bool(self.foreign),
@@ -109,9 +111,13 @@ class Survey:
             reaches_back=not self.gap,
             invalid=flaw is not None,
             in_last_segment=self.flaw_in_last,
-            valid_after=self.valid_after_lsn is not None,
-            proven_synced=flaw is not None and (flaw.written_past or flaw.due_lsn <= self.snapshot_lsn),
+            valid_after=self.valid_after_lsn is not None and flushed is None,
+            proven_synced=was_durable or (flaw is not None and flaw.due_lsn <= self.snapshot_lsn),
         )
+
+    def _noted_in(self, name: str) -> int | None:
+        """Return up to which offset a segment is noted to be on disk; None where no note speaks of it."""
+        return self.noted[1] if self.noted is not None and self.noted[0] == sequence_of(name) else None
 
     def snapshot_findings(self) -> SnapshotFindings:
         """Return the columns of the table that chooses where to start."""
@@ -126,10 +132,11 @@ class Survey:
 def look(storage: Storage, progress: Progress = no_progress, *, ignore_incomplete: bool = False) -> Survey:
     """Read the whole folder and say what is there; changes nothing. Raises StorageFailed, and Damaged for odd names."""
     survey = Survey(segments=segment_names(storage))
-    if not ignore_incomplete and INCOMPLETE_NAME in storage.names(LOG_FOLDER):
-        survey.foreign = "a copy into this folder was not finished; empty it and copy again"
+    if not ignore_incomplete and (why := why_incomplete(storage)) is not None:
+        survey.foreign = why
         survey.flaw = Flaw(INCOMPLETE_NAME, 0, 0, survey.foreign)
         return survey
+    survey.noted = read_note(storage)
     _choose_snapshot(storage, survey)
     if survey.segments and not survey.foreign:
         _read_log(storage, survey, progress)
@@ -340,6 +347,9 @@ def _check_tail(storage: Storage, survey: Survey) -> None:
         if name.endswith(RESERVED_SUFFIX) and sequence_of(name) > end.sequence + 1:
             problem = f"segment {sequence_of(name) - 1} is missing, the one after it was being prepared"
             survey.flaw = Flaw(name, 0, end.lsn + 1, problem)
+    if survey.flaw is None and survey.noted is not None and survey.noted > (end.sequence, end.offset):
+        problem = f"the log ends before segment {survey.noted[0]}, offset {survey.noted[1]}, which was on disk"
+        survey.flaw = Flaw(MIRRORED_NAME, 0, end.lsn + 1, problem)
     if survey.flaw is None and survey.snapshot is not None and survey.snapshot.epoch > survey.end.epoch:
         problem = f"the log ends in epoch {survey.end.epoch}, the snapshot is of epoch {survey.snapshot.epoch}"
         survey.flaw = Flaw(snapshot_name(survey.snapshot.lsn), 0, end.lsn + 1, problem, FlawKind.EPOCH)
