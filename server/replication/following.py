@@ -110,6 +110,7 @@ class Following:
         self._next_barrier: asyncio.Future[None] | None = None
         self._asked_barrier: asyncio.Future[None] | None = None
         self._barrier_lsn: int | None = None
+        self._primary_may_speak = True
         self._handed_over: asyncio.Future[HandedOver] | None = None
         self._received_bytes = 0
         self._stopped = False
@@ -129,8 +130,8 @@ class Following:
 
     @property
     def is_reachable(self) -> bool:
-        """Whether the link stands and this follower has caught up once."""
-        return self._link is not None and self.is_caught_up
+        """Whether the link stands, this follower has caught up once, and the primary may speak for the line."""
+        return self._link is not None and self.is_caught_up and self._primary_may_speak
 
     async def call(self, verb: str, *arguments: object, **options: object) -> Any:
         """Have the primary run a verb; returns once what it says is applied here."""
@@ -143,7 +144,7 @@ class Following:
 
         One question is under way at a time; everybody who came meanwhile shares the next.
         """
-        if not self.is_reachable:
+        if self._link is None or not self.is_caught_up:
             return
         if self._next_barrier is None:
             self._next_barrier = asyncio.get_running_loop().create_future()
@@ -407,7 +408,7 @@ class Following:
             case Ship():
                 return
             case Answer(call_id=call_id) if call_id == BARRIER:
-                self._barrier_lsn = message.lsn
+                self._barrier_lsn, self._primary_may_speak = message.lsn, not message.is_refusal
                 self._pass_barrier(anyway=message.is_refusal)
             case Answer():
                 self._caller.answered(message)

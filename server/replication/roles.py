@@ -223,6 +223,7 @@ class Member:
             return
         journal = Journal.open(storage, self._ground.options)
         self.found, self.alarms = journal.found.sentences, journal.found.alarms
+        self._ground.peers.save(self._urls)
         await self._take_the_lead(journal, None, None)
 
     async def _take_the_lead(
@@ -339,6 +340,7 @@ class Member:
         if self._ground.storage is not None and self._log is None:
             self._log = StandbyLog.open(self._ground.storage, self._ground.options)
             self.found, self.alarms = self._log.found.sentences, self._log.found.alarms
+            self._ground.peers.save(self._urls)
 
     def _follow_anew(self) -> None:
         """Begin to follow with a state built from what is on the disk."""
@@ -361,6 +363,9 @@ class Member:
         """Follow until this process is to lead, or its state has to be built anew."""
         following = self.following
         assert following is not None
+        if (lease := await self._held_lease()) is not None:
+            await self._promote(following, _Promotion(None, lease))
+            return
         tasks = [asyncio.create_task(following.run(self._candidates))]
         if self._ground.open_witness is not None and self._log is not None:
             tasks.append(asyncio.create_task(self._watch(following)))
@@ -380,6 +385,16 @@ class Member:
                 raise error
         if self._promotion.done():
             await self._promote(following, self._promotion.result())
+
+    async def _held_lease(self) -> Lease | None:
+        """Return the lease where the witness says that this process is primary: it was promoted, and started again."""
+        if self._log is None or not self._log.log_id or (witness := self._open_witness(self._log.log_id)) is None:
+            return None
+        with suppress(WitnessUnreachable):
+            row = await witness.read()
+            if row is not None and row.holder == self._settings.node_id:
+                return row
+        return None
 
     async def _build_anew(self) -> None:
         """Close what is there and build the state from the disk, which holds only what the new primary has, too."""
