@@ -6,9 +6,10 @@ DATA   ?= data
 PORT   ?= 8080
 
 # Debian packages that the tests and benches start or ask: real servers, a real browser, real faults.
-TEST_PACKAGES := redis-server nginx-light haproxy strace faketime prometheus chromium fonts-liberation
-TEST_COMMANDS := redis-server nginx haproxy strace faketime promtool chromium
-# Debian puts nginx and haproxy where only root looks.
+TEST_PACKAGES := redis-server nginx-light haproxy strace faketime prometheus chromium fonts-liberation \
+  postgresql nftables iproute2
+TEST_COMMANDS := redis-server nginx haproxy strace faketime promtool chromium pg_ctlcluster nft ip
+# Debian puts nginx, haproxy and nft where only root looks.
 export PATH := $(PATH):/usr/sbin
 
 .PHONY: help serve test check bench scenarios docs lock clean

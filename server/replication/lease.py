@@ -14,8 +14,8 @@ are off by less than 0.05 %. No two clocks are ever compared, and the witness's 
    is gone on from, but prolongs nothing, since it is not known which of several requests stored it.
 2. *The watcher counts from when a read was complete.* The version was stored before that. When the read was started
    it perhaps was not, and a count from there could end before the holder's does.
-3. *The watcher swaps the very version it waited for*, after `lease_s * MARGIN` of its own time: by 1 and 2 the right that
-   came with this version has run out by any clock. A renewal that gave a later right would have stored a later
+3. *The watcher swaps the very version it waited for*, after `lease_s * MARGIN` of its own time: by 1 and 2 the right
+   that came with this version has run out by any clock. A renewal that gave a later right would have stored a later
    version, and the swap would fail. A renewal that arrives after the swap fails itself: it compares too.
 4. *Whoever takes over is told by its own swap*, or finds by reading exactly what it wanted to store, behind the version
    it compared. A request of unknown outcome is dead once the row has moved past the version it compares; until then
