@@ -59,7 +59,7 @@ class Venue:
     def delete(self, event_id: str, by: By, now_ms: int) -> None:
         """Delete an event and everybody's place in it, where its state allows that."""
         self.room(event_id).control("delete", by, now_ms)
-        self._delete(event_id)
+        self._delete(event_id, self.outbox.lsn)
 
     def start(self, epoch: int, now_ms: int, wall_ms: int, lost: str | None = None) -> None:
         """Begin an epoch: everybody counts as just heard and no batch leaves before a full interval.
@@ -118,7 +118,7 @@ class Venue:
 
     def _deleted(self, record: Deleted) -> None:
         applying.apply(self._room_of(record).ledger, record)
-        self._delete(record.event_id)
+        self._delete(record.event_id, self.outbox.lsn + 1)
 
     def _room_of(self, record: Any) -> Room:
         room = self.rooms.get(record.event_id)
@@ -131,9 +131,9 @@ class Venue:
     def _new_room(self, event_id: str) -> Room:
         return Room(event_id, self.outbox, self._estimator())
 
-    def _delete(self, event_id: str) -> None:
+    def _delete(self, event_id: str, version: int) -> None:
         del self.rooms[event_id]
-        self.outbox.announce(EventGone(event_id, self.outbox.lsn))
+        self.outbox.announce(EventGone(event_id, version))
 
     def capture(self) -> Iterator[object]:
         """Return everything as of now, in parts of bounded size, to be packed later and in another thread.

@@ -15,7 +15,7 @@ from engine.errors import Refused
 from engine.identities import subject_of
 from engine.records import Record, kind_of
 from engine.room import Room
-from engine.views import Place, Session
+from engine.views import LineDrawn, Notice, Place, PlacesChanged, Session
 from tests.engine.event_model import No
 from tests.engine.room_compare import compare, compare_place
 from tests.engine.room_judge import judge
@@ -415,13 +415,20 @@ class Pair:
         loaded = RecordingVenue()
         loaded.load(parts)
         assert facts(_replay(loaded, log[lsn:])) == facts(replayed), "snapshot and log differ from the log"
-        loaded.log = list(log)
+        loaded.log, loaded.told = list(log), list(replayed.told)
         return loaded
 
     def check_replay(self) -> None:
-        """Replay equals live: another venue built from the records is the same, an unfinished draw included."""
+        """Replay equals live: another venue built from the records is the same, an unfinished draw included.
+
+        It announces the same, too: only where in between the draw is over is its own affair.
+        """
         log = [*self.venue.log, *self.venue.outbox.records]
-        assert facts(_replay(RecordingVenue(), log)) == facts(self.venue), "replay differs from live"
+        live = facts(self.venue)
+        for draws in (True, False):
+            replayed = _replay(RecordingVenue(), log, draws=draws)
+            assert facts(replayed) == live, "replay differs from live"
+            assert _announced(replayed) == _announced(self.venue), "replay announces something else"
         self.model.drawn()
 
     # ---- compare ----------------------------------------------------------------------------------
@@ -444,9 +451,23 @@ class Pair:
         assert answering.stats(self.room.ledger, self.now_ms).completed == its.completed
 
 
-def _replay(venue: RecordingVenue, log: Sequence[Record]) -> RecordingVenue:
+def _replay(venue: RecordingVenue, log: Sequence[Record], *, draws: bool = True) -> RecordingVenue:
     for record in log:
-        venue.apply(record)
-    venue.outbox.drain()
+        venue.apply(record, draws=draws)
+    venue.told = venue.outbox.drain().notices
     venue.log = list(log)
     return venue
+
+
+def _announced(venue: RecordingVenue) -> tuple[list[Notice], list[str]]:
+    """Return what was announced in order, and of which events the line was drawn.
+
+    Of whom a draw under way has not reached yet, and who waits already, is its own affair.
+    """
+    notices = [*venue.told, *venue.outbox.notices]
+    drawn = [notice.event_id for notice in notices if isinstance(notice, LineDrawn)]
+    return [
+        notice._replace(status="waiting") if isinstance(notice, PlacesChanged) and notice.status == "lobby" else notice
+        for notice in notices
+        if not isinstance(notice, LineDrawn)
+    ], sorted(drawn)

@@ -13,7 +13,7 @@ from engine.identities import subject_of
 from engine.records import Record, kind_of
 from engine.room import Room
 from engine.venue import Venue
-from engine.views import Place, Session
+from engine.views import Notice, Place, Session
 
 OPERATOR = By("ops")
 WHY = By("ops", "the shop asked for it")
@@ -29,15 +29,17 @@ PATH_TO_STATE = {
 
 
 class RecordingVenue(Venue):
-    """A venue that keeps every record it drained."""
+    """A venue that keeps every record and every notice it drained."""
 
     def __init__(self) -> None:
         super().__init__()
         self.log: list[Record] = []
+        self.told: list[Notice] = []
 
     def drain(self):  # type: ignore[no-untyped-def]
         ready = super().drain()
         self.log += ready.records
+        self.told += ready.notices
         return ready
 
 
