@@ -299,7 +299,7 @@ class AdminApi:
         status = self._backend.status()
         answer = wire.StatusAnswer(
             status.name,
-            status.role,  # type: ignore[arg-type]
+            status.role,
             status.epoch,
             status.version,
             status.durable_version,

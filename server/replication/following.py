@@ -18,7 +18,7 @@ import structlog
 from engine.errors import Damaged, Refused
 from server.replication.lag import Lag
 from server.replication.lease import MARGIN
-from server.replication.link import Link, LinkClosed, SealedLink, greet
+from server.replication.link import Link, LinkClosed, SealedLink, WrongKey, greet
 from server.replication.messages import (
     Ack,
     Answer,
@@ -85,7 +85,7 @@ class Following:
     def __init__(
         self,
         settings: ReplicationSettings,
-        key: str,
+        keys: Callable[[], list[str]],
         scratch: Storage | None,
         standby_log: StandbyLog | None,
         open_link: LinkOpener,
@@ -94,7 +94,7 @@ class Following:
         events: FollowingEvents,
     ) -> None:
         self._settings = settings
-        self._key = key
+        self._keys = keys
         self._scratch = scratch
         self._log = standby_log
         self._open_link = open_link
@@ -198,6 +198,11 @@ class Following:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     link, hello = await self._connect(url)
+            except WrongKey as error:
+                if self.welcome is None and not self.replica.held_lsn:
+                    raise
+                log.error("wrong_key", url=url, problem=str(error))
+                return
             except (OSError, TimeoutError, LinkClosed) as error:
                 log.debug("primary_unreachable", url=url, problem=str(error) or type(error).__name__)
                 return
@@ -214,7 +219,7 @@ class Following:
         link = await self._open_link(url)
         try:
             me = self._settings
-            return await greet(link, self._key, me.node_id, me.url)
+            return await greet(link, self._keys(), me.node_id, me.url)
         except BaseException:
             link.close()
             raise

@@ -49,14 +49,19 @@ class Daemon:
     """`stanchion serve`, or another command that serves, in a process of its own, listening."""
 
     def __init__(
-        self, data: Path, *flags: str, env: Mapping[str, str] | None = None, command: Sequence[str] = ("serve",)
+        self,
+        data: Path,
+        *flags: str,
+        env: Mapping[str, str] | None = None,
+        command: Sequence[str] = ("serve",),
+        keeps_data: bool = True,
     ) -> None:
         self.data = data
         data.parent.mkdir(parents=True, exist_ok=True)
         self._log = data.parent / f"{data.name}.{time.monotonic_ns()}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*CLI, *command, "--port", "0", "--data", str(data), *flags],
+                [*CLI, *command, "--port", "0", *(["--data", str(data)] if keeps_data else []), *flags],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=clean_environment(env),

@@ -1,0 +1,175 @@
+"""Followers as real processes: what they answer, what they send on, and how they become primary and back."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.daemons import Daemon, cli, until
+
+pytestmark = pytest.mark.slow
+
+
+class Pair:
+    """A primary with an open event, and a follower of it."""
+
+    def __init__(self, folder: Path, *, is_edge: bool = False, flags: tuple[str, ...] = ()) -> None:
+        self.primary = Daemon(folder / "a", *flags)
+        self.folder, self.flags = folder, flags
+        self.primary.admin("PUT", "/v1/admin/events/e1", {"batch_size": 1, "batch_interval_s": 3600})
+        self.primary.admin("POST", "/v1/admin/events/e1/open", {})
+        self.follower = self.follow("b", is_edge=is_edge)
+
+    def follow(self, name: str, *, is_edge: bool = False) -> Daemon:
+        key = self.primary.data / "keys" / "replication.key"
+        more = ("--key-file", str(key), *self.flags)
+        return Daemon(self.folder / name, *more, command=("follow", self.primary.url), keeps_data=not is_edge)
+
+    def join(self, daemon: Daemon, user_id: str) -> tuple[int, Any]:
+        body = {"user_id": user_id}
+        return daemon.call("POST", "/v1/events/e1/join", body, Idempotency_Key=f"key-{user_id}")
+
+    def in_step(self) -> bool:
+        return not self.primary.call("GET", "/readyz")[1]["degraded"]
+
+    def close(self) -> None:
+        self.follower.kill()
+        self.primary.kill()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    made = Pair(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Iterator[Pair]:
+    made = Pair(tmp_path, is_edge=True)
+    yield made
+    made.close()
+
+
+def until_ready(daemon: Daemon) -> None:
+    until(lambda: daemon.call("GET", "/readyz")[0] == 200, "being ready")
+
+
+def test_a_visitor_may_join_at_a_follower_and_is_known_everywhere_at_once(pair: Pair) -> None:
+    until_ready(pair.follower)
+    for count in range(1, 20):
+        status, place = pair.join(pair.follower if count % 2 else pair.primary, f"u{count}")
+        assert (status, place["number"]) == (201, count)
+        for daemon in (pair.follower, pair.primary):
+            status, seen = daemon.call("GET", "/v1/events/e1/position", key=place["token"])
+            assert (status, seen["position"], seen["stale"]) == (200, count, False)
+    assert pair.join(pair.follower, "u1")[0] == 200
+
+
+def test_whoever_left_at_the_primary_is_gone_at_the_follower(pair: Pair) -> None:
+    until_ready(pair.follower)
+    for count in range(20):
+        _, place = pair.join(pair.primary, f"u{count}")
+        assert pair.primary.call("POST", "/v1/events/e1/leave", {}, key=place["token"])[0] == 204
+        _, seen = pair.follower.call("GET", "/v1/events/e1/position", key=place["token"])
+        assert seen["status"] == "left"
+
+
+def test_an_operator_may_act_at_a_follower(pair: Pair) -> None:
+    until_ready(pair.follower)
+    pair.join(pair.primary, "u1")
+    key = pair.primary.admin_key
+    status, released = pair.follower.call("POST", "/v1/admin/events/e1/release", {"count": 1}, key=key)
+    assert (status, released["released"]) == (200, 1)
+    assert pair.primary.admin("GET", "/v1/admin/events/e1/stats")["counts"]["ready"] == 1
+
+
+def test_keys_are_changed_at_the_primary_and_known_at_the_follower(pair: Pair) -> None:
+    until_ready(pair.follower)
+    body, key = {"kind": "admin", "name": "night", "role": "viewer"}, pair.primary.admin_key
+    status, refused = pair.follower.call("POST", "/v1/admin/keys", body, key=key)
+    assert (status, refused["code"]) == (503, "not_primary")
+    made = pair.primary.admin("POST", "/v1/admin/keys", body)
+    assert pair.follower.call("GET", "/v1/admin/status", key=made["secret"])[0] == 200
+
+
+def test_an_edge_answers_reads_and_keeps_nothing(edge: Pair) -> None:
+    until_ready(edge.follower)
+    status, place = edge.join(edge.follower, "u1")
+    assert (status, place["number"]) == (201, 1)
+    assert edge.follower.call("GET", "/v1/events/e1/position", key=place["token"])[1]["position"] == 1
+    status, refused = edge.follower.call("POST", "/v1/admin/promote", {}, key=edge.primary.admin_key)
+    assert (status, refused["reason"]) == (409, "no_data")
+
+
+def test_without_a_primary_reads_are_stale_and_writes_are_refused(pair: Pair) -> None:
+    until_ready(pair.follower)
+    _, place = pair.join(pair.primary, "u1")
+    until(pair.in_step, "being in step")
+    pair.primary.kill()
+    until(lambda: pair.follower.call("GET", "/readyz")[0] == 503, "noticing it")
+    status, seen = pair.follower.call("GET", "/v1/events/e1/position", key=place["token"])
+    assert (status, seen["position"], seen["stale"]) == (200, 1, True)
+    assert pair.follower.call("GET", "/readyz?for=reads")[0] == 200
+    status, refused = pair.join(pair.follower, "u2")
+    assert (status, refused["code"]) == (503, "not_primary")
+
+
+def test_a_switchover_loses_nothing_and_the_old_primary_follows(pair: Pair) -> None:
+    until(pair.in_step, "being in step")
+    _, place = pair.join(pair.primary, "u1")
+    status, told = pair.follower.call("POST", "/v1/admin/promote", {}, key=pair.primary.admin_key)
+    assert (status, told) == (200, {"role": "primary", "term": 2, "lost": None})
+    until(lambda: pair.primary.call("GET", "/readyz")[1]["role"] == "follower", "following")
+    until_ready(pair.primary)
+    status, second = pair.join(pair.primary, "u2")
+    assert (status, second["number"], second["epoch"]) == (201, 2, 2 << 20)
+    status, seen = pair.primary.call("GET", "/v1/events/e1/position", key=place["token"])
+    assert (status, seen["position"]) == (200, 1)
+
+
+def test_a_killed_primary_is_succeeded_by_hand_and_comes_back_as_a_follower(pair: Pair) -> None:
+    until(pair.in_step, "being in step")
+    _, place = pair.join(pair.primary, "u1")
+    pair.primary.kill()
+    until(lambda: pair.follower.call("GET", "/readyz")[0] == 503, "noticing it")
+    status, told = pair.follower.call("POST", "/v1/admin/promote", {}, key=pair.primary.admin_key)
+    assert (status, told["term"]) == (200, 2)
+    assert "may be missing" in told["lost"] or "LSN" in told["lost"]
+    status, seen = pair.follower.call("GET", "/v1/events/e1/position", key=place["token"])
+    assert (status, seen["position"]) == (200, 1)
+    assert pair.join(pair.follower, "u2")[1]["number"] > 100_000, "numbers go on behind the gap"
+    back = Daemon(pair.primary.data, *pair.flags)
+    try:
+        until_ready(back)
+        assert back.call("GET", "/readyz")[1]["role"] == "follower"
+        assert back.call("GET", "/v1/events/e1/position", key=place["token"])[1]["position"] == 1
+    finally:
+        back.kill()
+
+
+def test_a_silent_primary_is_only_succeeded_on_the_operators_word(pair: Pair) -> None:
+    until(pair.in_step, "being in step")
+    key = pair.primary.admin_key
+    pair.primary.process.send_signal(signal.SIGSTOP)
+    try:
+        until(lambda: pair.follower.call("GET", "/readyz")[0] == 503, "noticing it")
+        status, refused = pair.follower.call("POST", "/v1/admin/promote", {}, key=key)
+        assert (status, refused["reason"]) == (409, "old_primary_unknown")
+        dead = {"old_primary_is_dead": True}
+        assert pair.follower.call("POST", "/v1/admin/promote", dead, key=key)[0] == 200
+    finally:
+        pair.primary.process.send_signal(signal.SIGCONT)
+    until(lambda: pair.primary.call("GET", "/readyz")[1]["role"] == "follower", "stepping down")
+
+
+def test_a_wrong_key_is_refused_in_one_line(pair: Pair, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.key"
+    wrong.write_text("stn_replication_" + "A1b2C3d4E5f6G7h8" * 3 + "\n")
+    refused = cli("follow", pair.primary.url, "--key-file", wrong, "--port", "0")
+    assert refused.returncode == 77
+    assert "replication key" in refused.stderr
+    assert len(refused.stderr.splitlines()) <= 3
+    assert pair.join(pair.primary, "u1")[0] == 201
