@@ -238,6 +238,7 @@ class Following:
 
     async def _session(self, link: SealedLink, hello: Hello) -> str:
         """Follow one primary until the link closes; returns where else to ask when it is none."""
+        await self.hold_what_is_kept()
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await link.send(self._follow())
             welcome = await self._welcomed(link)
@@ -399,6 +400,12 @@ class Following:
         except Damaged as error:
             log.error("stream_contradicts", problem=str(error))
             raise LinkClosed(f"what came does not continue this log: {error}") from error
+
+    async def hold_what_is_kept(self) -> None:
+        """Hold what came onto the disk when the link was lost: nobody waited for that append any more."""
+        if self._log is not None and self._log.position.lsn > self.replica.held_lsn:
+            async for batch in self._log.read_records(self.replica.held_lsn + 1):
+                self.replica.hold(batch)
 
     def _acknowledge(self, lsn: int, newest: Ship) -> None:
         """Say what is safe here; whoever is in step promises with it not to take over for a while."""

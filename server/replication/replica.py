@@ -59,6 +59,13 @@ class Replica:
         self._held.append((header.last_lsn, records))
         self.held_lsn = header.last_lsn
 
+    def hold(self, records: Iterable[tuple[int, Record]]) -> None:
+        """Hold records that were read back from the log; those that are held already are passed over."""
+        for lsn, record in records:
+            if lsn > self.held_lsn:
+                self._held.append((lsn, (record,)))
+                self.held_lsn = lsn
+
     async def apply(self, until_lsn: int, now_ms: int) -> None:
         """Apply what may be spoken of, letting others run in between."""
         batch: list[Record] = []
