@@ -21,7 +21,7 @@ from server.replication.key_sharing import HandOn
 from server.replication.lag import Lag
 from server.replication.leading import Clocks, Leading, Stepdown
 from server.replication.lease import LeaseKeeper, LeaseWatch
-from server.replication.link import Link, LinkClosed, answer, greet
+from server.replication.link import Link, LinkClosed, Reception, greet
 from server.replication.messages import Follow, Ring, Welcome
 from server.replication.replica import Replica
 from server.replication.settings import ReplicationSettings
@@ -97,6 +97,7 @@ class Member:
         self._ground = ground
         self._settings = ground.settings
         self.seat = Seat.empty()
+        self.reception = Reception(ground.keys.handshake_keys, ground.settings.node_id, ground.settings.url)
         self.leading: Leading | None = None
         self.following: Following | None = None
         self.last_cut: CutReport | None = None
@@ -183,9 +184,7 @@ class Member:
 
     async def serve(self, link: Link) -> None:
         """Serve one link that somebody opened here."""
-        sealed, hello = await answer(
-            link, self._ground.keys.handshake_keys(), self._settings.node_id, self._settings.url
-        )
+        sealed, hello = await self.reception.admit(link)
         try:
             follow = await sealed.receive()
             if not isinstance(follow, Follow):
@@ -326,7 +325,7 @@ class Member:
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 link = await self._ground.open_link(url)
                 try:
-                    sealed, _ = await greet(link, keys.handshake_keys()[0], settings.node_id, settings.url)
+                    sealed, _ = await greet(link, keys.handshake_keys(), settings.node_id, settings.url)
                     await sealed.send(Follow(b"", None, 0, 0, False, True))
                     welcome = await sealed.receive()
                 finally:
@@ -347,7 +346,7 @@ class Member:
         events = FollowingEvents(self._take_replica, self._take_welcome, self._take_peers, self._take_cut)
         self.following = Following(
             self._settings,
-            self._ground.keys.handshake_keys()[0],
+            self._ground.keys.handshake_keys,
             self._ground.scratch,
             self._log,
             self._ground.open_link,
@@ -522,6 +521,7 @@ class Member:
         standby_log = self._log
         assert standby_log is not None
         self.seat.vacate(self._not_primary("this server is becoming the primary"))
+        await following.hold_what_is_kept()
         term = self.term + 1 if promotion.lease is None else promotion.lease.term
         journal = standby_log.promote(term * RESTARTS_PER_TERM, promotion.lost)
         replica = following.replica
