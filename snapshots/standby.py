@@ -366,8 +366,10 @@ class StandbyLog:
                 header = SnapshotHeader(FORMAT_VERSION, lsn, epoch, at_ms, self.log_id, position)
                 size_bytes = await write_snapshot(self._storage, header, parts, self._same_history(history))
                 await asyncio.to_thread(self._prune, history)
-            except BaseException:
+            except BaseException as error:
                 counters.snapshot_failures += 1
+                if isinstance(error, StorageFailed) and self._history != history:
+                    raise _history_changed() from error
                 raise
             counters.snapshot_last = SnapshotInfo(lsn, size_bytes, perf_counter() - began, snapshot_name(lsn))
             return counters.snapshot_last
@@ -377,7 +379,7 @@ class StandbyLog:
         """Keep the log from being cut or closed meanwhile; raises Refused where that has happened already."""
         with self._folder_lock:
             if self._history != history:
-                raise Refused("conflict", "the log was cut or closed meanwhile", reason="log_cut")
+                raise _history_changed()
             yield
 
     def _prune(self, history: int) -> None:
@@ -476,6 +478,10 @@ class StandbyLog:
                 self._writer.close()
             else:
                 self._writer.abandon()
+
+
+def _history_changed() -> Refused:
+    return Refused("conflict", "the log was cut or closed meanwhile", reason="log_cut")
 
 
 def _place(position: LogPosition) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from types import ModuleType
 
 PACKAGE = Path(__file__).parents[2] / "snapshots"
 FLUSHES = frozenset({"fdatasync", "fsync", "sync_directory", "rename"})
+MODULES = ("journal", "backup", "standby")
 THE_DISK_ITSELF = frozenset({"storage", "memory_storage", "disk_model"})
 
 
@@ -91,13 +92,14 @@ class _Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 @contextmanager
-def mutant(site: Site | None) -> Iterator[tuple[ModuleType, ModuleType]]:
-    """Import the package without the call at `site`; give its modules `journal` and `backup`."""
+def mutant(site: Site | None) -> Iterator[tuple[ModuleType, ModuleType, ModuleType]]:
+    """Import the package without the call at `site`; give its modules `journal`, `backup` and `standby`."""
     alias = "snapshots_mutant"
     importer = _Importer(alias, site)
     sys.meta_path.insert(0, importer)
     try:
-        yield importlib.import_module(f"{alias}.journal"), importlib.import_module(f"{alias}.backup")
+        journal, backup, standby = (importlib.import_module(f"{alias}.{stem}") for stem in MODULES)
+        yield journal, backup, standby
     finally:
         sys.meta_path.remove(importer)
         for name in [name for name in sys.modules if name == alias or name.startswith(alias + ".")]:

@@ -10,9 +10,10 @@ from engine.errors import StanchionError
 from snapshots.disk_model import Image
 from snapshots.memory_storage import CrashState, MemoryStorage, crash_states
 from tests.snapshots.mutation import Site, mutant, sites
+from tests.snapshots.pair import Standby, a_divergence, judge_standby, lead_a_standbys_life
 from tests.snapshots.scenario import SMALL, Life, judge, lead_a_life, state_of
 
-Package = tuple[ModuleType, ModuleType]
+Package = tuple[ModuleType, ModuleType, ModuleType]
 
 
 async def a_life(package: Package) -> Life:
@@ -109,18 +110,69 @@ def hold_to_the_report(package: Package, state: CrashState, history: list[str]) 
     assert state_of(journal) == history
 
 
+async def power_cut_in_a_standbys_life(package: Package) -> None:
+    journal, _, standby_module = package
+    standby = Standby(MemoryStorage(), standby_module.StandbyLog, journal.JournalOptions(**SMALL))
+    histories = await lead_a_standbys_life(standby)
+    for state in crash_states(standby.storage.trace):
+        judge_standby(
+            state,
+            histories,
+            standby_class=standby_module.StandbyLog,
+            journal_class=journal.Journal,
+            options=standby.options,
+        )
+
+
+async def power_cut_while_history_is_put_aside(package: Package) -> None:
+    """Cut, or started over; killed anywhere and done again, all evidence is in the quarantine folder."""
+    journal, _, standby_module = package
+    options = journal.JournalOptions(**SMALL)
+    standby, _, new = await a_divergence(standby_module.StandbyLog, options)
+    image = standby.storage.image()
+    for way in (cut_again, start_over_again):
+        copied = Standby(MemoryStorage(image), standby_module.StandbyLog, options)
+        copied.open()
+        copied.storage.mark("begun")
+        way(copied, new)
+        evidence = quarantined(copied.storage)
+        for state in crash_states(copied.storage.trace, image):
+            if state.promised is None:
+                continue
+            again = Standby(MemoryStorage(state.image), standby_module.StandbyLog, options)
+            again.open()
+            way(again, new)
+            assert evidence <= quarantined(again.storage), "evidence is lost"
+
+
+def cut_again(standby: Standby, new: Life) -> None:
+    if standby.log.position.lsn > 123:
+        standby.cut(new)
+
+
+def start_over_again(standby: Standby, new: Life) -> None:
+    if standby.log.position.sequence:
+        standby.log.start_over()
+
+
 CHECKS: dict[str, Callable[[Package], Awaitable[None]]] = {
     "power cut in a life": power_cut_in_a_life,
     "power cut in a recovery": power_cut_in_a_recovery,
     "power cut while a bad snapshot is put aside": power_cut_while_a_bad_snapshot_is_put_aside,
     "power cut while a loss is accepted": power_cut_while_a_loss_is_accepted,
     "power cut around a backup": power_cut_around_a_backup,
+    "power cut in a standby's life": power_cut_in_a_standbys_life,
+    "power cut while history is put aside": power_cut_while_history_is_put_aside,
 }
 
 
 LIKELY = {
     "backup": "power cut around a backup",
     "copying": "power cut in a recovery",
+    "cutting": "power cut while history is put aside",
+    "mirroring": "power cut in a standby's life",
+    "notes": "power cut in a standby's life",
+    "quarantine": "power cut in a recovery",
     "recovery": "power cut in a recovery",
 }
 
