@@ -55,7 +55,8 @@ class Refused(StanchionError):
     """A request that is answered with a problem: nothing was changed and nothing was lost.
 
     `code` is a key of STATUS_OF_CODE, `reason` a stable word on 409 and 410, `field` the part of the
-    request at fault, `errors` pairs of (field, problem), `retry_after_s` seconds where a retry helps.
+    request at fault, `errors` pairs of (field, problem), `retry_after_s` seconds where a retry helps, `primary_url`
+    where to ask instead.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Refused(StanchionError):
         field: str | None = None,
         errors: Sequence[tuple[str, str]] = (),
         retry_after_s: int | None = None,
+        primary_url: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.code = code
@@ -76,6 +78,7 @@ class Refused(StanchionError):
         self.field = field
         self.errors = tuple(errors)
         self.retry_after_s = retry_after_s
+        self.primary_url = primary_url
 
 
 class UsageError(StanchionError):

@@ -117,7 +117,10 @@ def no_content() -> Answer:
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
-    """A problem document (RFC 9457) with a stable `code`; `reason` is stable on 409 and 410."""
+    """A problem document (RFC 9457) with a stable `code`; `reason` is stable on 409 and 410.
+
+    `primary_url` is where visitors reach the primary, with `not_primary` where that is known.
+    """
 
     type: str
     title: str
@@ -127,6 +130,7 @@ class Problem(msgspec.Struct, omit_defaults=True):
     reason: str | None = None
     field: str | None = None
     errors: Sequence["FieldProblem"] = ()
+    primary_url: str | None = None
 
 
 class FieldProblem(msgspec.Struct):
@@ -147,6 +151,7 @@ def problem_answer(refused: Refused) -> Answer:
         refused.reason,
         refused.field,
         tuple(FieldProblem(field, problem) for field, problem in refused.errors),
+        refused.primary_url,
     )
     answer = Answer(refused.status, _encode(body), PROBLEM)
     if refused.retry_after_s is not None:

@@ -135,6 +135,7 @@ def _refusing(why: Refused) -> Callable[..., NoReturn]:
             field=why.field,
             errors=why.errors,
             retry_after_s=why.retry_after_s,
+            primary_url=why.primary_url,
         )
 
     return refuse

@@ -172,7 +172,8 @@ class Following:
 
     def no_primary(self) -> Refused:
         """Return the refusal of what only a primary does."""
-        return Refused("not_primary", "the primary cannot be reached from here", retry_after_s=1)
+        url = None if self.welcome is None else self.welcome.public_url
+        return Refused("not_primary", "the primary cannot be reached from here", retry_after_s=1, primary_url=url)
 
     # ---- life ------------------------------------------------------------------------------------------
 
