@@ -33,7 +33,7 @@ def pair_in(folder: Path, mode: str) -> Iterator[Pair]:
     if mode != "sync":
         yield Pair(folder, mode)
         return
-    with postgres(folder / "witness") as url:
+    with postgres() as url:
         yield Pair(folder, mode, url)
 
 

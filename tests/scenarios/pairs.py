@@ -44,9 +44,9 @@ class Node(Daemon):
             return {}
         return told if isinstance(told, dict) else {}
 
-    def status(self) -> dict[str, Any]:
-        """Return what it tells the operator."""
-        told: dict[str, Any] = self.admin("GET", "/v1/admin/status")
+    def replication(self) -> dict[str, Any]:
+        """Return what it tells the operator of followers and lag."""
+        told: dict[str, Any] = self.admin("GET", "/v1/admin/status")["details"]["replication"]
         return told
 
 
@@ -123,10 +123,14 @@ class Pair:
             self._start(0)
         if self.mode != "async":
             return None
-        lag = self.primary.status()["replication"]["lag"]
+        lag = self._lag_of_the_follower()
         told = cli("promote", self.primary.url, "--key-file", self._keys / "admin.key", "--json")
         assert told.returncode == 0, told.stderr
         return Promotion(lag, json.loads(told.stdout)["lost"])
+
+    def _lag_of_the_follower(self) -> Mapping[str, float]:
+        told = self.primary.replication()
+        return {name: told[name] for name in ("lag_records", "lag_seconds")}
 
     def come_back(self) -> None:
         """Start the one that was killed, and wait until it follows in step."""
@@ -143,10 +147,10 @@ class Pair:
             time.sleep(0.02)
 
     def _is_in_step(self) -> bool:
-        told = self.primary.status()["replication"]
+        told = self.primary.replication()
         if self.mode == "sync":
-            return bool(told["standing"] == "in step")
-        return any(lag["records"] < NEAR_RECORDS for lag in told["followers"].values())
+            return bool(told["in_step"])
+        return told["followers"] > 0 and told["lag_records"] < NEAR_RECORDS
 
     def stop(self) -> None:
         """Stop the follower, then the primary, in good order, and verify what they leave."""
