@@ -12,6 +12,7 @@ from tests.simulation.nodes import Node
 from tests.simulation.plans import Fault
 
 DEATHS_MAX = 3
+LONG_S = 0.5
 
 
 class Fate:
@@ -142,13 +143,19 @@ class Fate:
             self.obey(fault.target)
 
     async def fail_over(self, fault: Fault) -> None:
-        """Take the primary away and promote a standby in its place; no network may be broken then."""
+        """Take the primary away and promote a standby in its place; no network may be broken then.
+
+        If it takes its time the primary is cut off from the others before, and so dies with what only it has.
+        """
         old = self.leader()
         heirs = [name for name, node in self._nodes.items() if name != old and not node.is_edge and node.member]
         if old is None or not heirs or self._network.blocked or self._network.silent:
             return
-        self._nodes[old].host.kill()
         self._restarts.add(old)  # nobody else starts it meanwhile
+        if fault.lasting_s > LONG_S:
+            ways = [(old, heir) for heir in heirs]
+            await self._block([*ways, *((heir, way) for way, heir in ways)], fault.lasting_s)
+        self._nodes[old].host.kill()
         await asyncio.sleep(min(fault.lasting_s, 1.0))
         await self.promote_best(old)
         self._restarts.discard(old)

@@ -8,7 +8,7 @@ from engine.register import STATUSES
 from engine.venue import Venue
 from snapshots.wal import RESTARTS_PER_TERM
 from tests.simulation.history import Answered, History, Promotion
-from tests.simulation.visitors import EVENT
+from tests.simulation.visitors import EVENT, LOST
 
 WRITES = frozenset({"join", "leave", "redeem", "readmit"})
 READS = frozenset({"place", "touch"})
@@ -29,14 +29,15 @@ def judge(history: History, venue: Venue, is_async: bool) -> Iterator[str]:
     lossy = [its for its in history.promotions if its.is_lossy]
     yield from one_number_each(by_visitor)
     yield from in_order(history.answers)
-    yield from nobody_lost(by_visitor, venue, lossy, is_async)
+    gone = {its.visitor for its in history.answers if its.verb == "leave" and its.outcome in LOST}
+    yield from nobody_lost(by_visitor, venue, lossy, is_async, gone)
     yield from one_writer_per_term(good)
     yield from no_old_term_speaks(good)
     yield from nothing_older_than_known(good)
     if not lossy:
         yield from never_worse(by_visitor)
         yield from let_in_in_order(venue)
-        yield from leaves_stay(by_visitor, venue)
+        yield from what_was_done_stays(by_visitor, venue)
 
 
 def one_number_each(by_visitor: dict[str, list[Answered]]) -> Iterator[str]:
@@ -69,23 +70,27 @@ def in_order(answers: Iterable[Answered]) -> Iterator[str]:
 
 
 def nobody_lost(
-    by_visitor: dict[str, list[Answered]], venue: Venue, lossy: list[Promotion], is_async: bool
+    by_visitor: dict[str, list[Answered]], venue: Venue, lossy: list[Promotion], is_async: bool, gone: set[str]
 ) -> Iterator[str]:
-    """Every acknowledged join is there at the end, with its number; what a promotion may lose comes back with it."""
+    """Every acknowledged join is there at the end, with its number; what a promotion may lose comes back with it.
+
+    `gone` are those who were lost and did not come back, but wanted to leave.
+    """
     register = venue.rooms[EVENT].ledger.register
     for visitor, answers in by_visitor.items():
         number = next((its.number for its in answers if its.number), 0)
         arrival = register.by_user.get(visitor, 0)
-        if number and arrival != number:
+        may_be_lost = any(_may_lose(promotion, answers, is_async) for promotion in lossy)
+        if number and arrival != number and not (may_be_lost and visitor in gone):
             yield f"{visitor} was answered number {number} and has {arrival or 'no place'} in the end"
         for its in answers:
-            if its.verb == "readmit" and not any(_may_lose(promotion, answers, is_async) for promotion in lossy):
+            if its.verb == "readmit" and not may_be_lost:
                 yield f"{visitor} had to be readmitted at {its.spoken_s:.3f}, and nothing may have been lost"
 
 
 def _may_lose(promotion: Promotion, answers: list[Answered], is_async: bool) -> bool:
     """Whether a promotion by hand may have lost the join of this visitor."""
-    join = next(its for its in answers if its.verb in ("join", "readmit"))
+    join = next((its for its in answers if its.verb == "join"), answers[0])
     is_cut = term_of(join.epoch) < promotion.term and join.lsn > promotion.from_lsn
     return is_cut and (is_async or join.is_alone)
 
@@ -153,11 +158,14 @@ def let_in_in_order(venue: Venue) -> Iterator[str]:
         yield f"number {max(inside)} was let in and number {min(waiting)} still waits"
 
 
-def leaves_stay(by_visitor: dict[str, list[Answered]], venue: Venue) -> Iterator[str]:
-    """Who was told that the place is given up does not stand in line."""
+def what_was_done_stays(by_visitor: dict[str, list[Answered]], venue: Venue) -> Iterator[str]:
+    """Who was told that the place is given up does not stand in line; whose pass was redeemed is inside, or was."""
     for visitor, answers in by_visitor.items():
-        if any(its.verb == "leave" for its in answers) and _status(venue, visitor) not in ENDED:
-            yield f"{visitor} left, was told so, and is {_status(venue, visitor)} in the end"
+        status, verbs = _status(venue, visitor), {its.verb for its in answers}
+        if "leave" in verbs and status not in ENDED:
+            yield f"{visitor} left, was told so, and is {status} in the end"
+        if "redeem" in verbs and status not in ENDED | {"active"}:
+            yield f"the pass of {visitor} was redeemed, the site was told so, and in the end it is {status}"
 
 
 def _status(venue: Venue, visitor: str) -> str:

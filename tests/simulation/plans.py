@@ -7,7 +7,7 @@ from tests.simulation.nodes import WITNESS_HOST
 
 SETUPS = ("sync", "witness", "async", "growing")
 CLIENTS_HOST = "k"
-FAULTS_UNTIL_S = 9.0
+FAULTS_UNTIL_S = 6.5
 VISITORS = (4, 14)
 
 

@@ -56,7 +56,7 @@ class Process:
 class Host:
     """A machine: a disk, a clock that goes on while a process is frozen, and one process at a time.
 
-    The clocks of two hosts agree in nothing but their pace.
+    The clocks of two hosts agree in nothing but their pace, except that of Unix time, which somebody sets.
     """
 
     def __init__(self, name: str, loop: VirtualLoop, network: Network) -> None:
@@ -68,7 +68,7 @@ class Host:
         self.process: Process | None = None
         self.is_powered = True
         self._booted_s = loop.time() - loop.random.uniform(1, UPTIME_MAX_S)
-        self._wall_off_ms = loop.random.randint(-300_000, 300_000)
+        self._wall_off_ms = loop.random.randint(-100, 100)
         self._dead: list[Process] = []
 
     @property

@@ -74,6 +74,7 @@ BROKEN: dict[str, tuple[Callable[[History], None], str]] = {
     "a read of the past": (change(6, lsn=5), "known was"),
     "a read of the past at the primary": (change(4, lsn=4), "known was"),
     "a position that rises": (change(5, position=3), "was shown position"),
+    "a redeem that is forgotten": (add(said("u", "redeem", 7, 0, 0)), "was redeemed"),
     "a leave that is forgotten": (add(said("u", "leave", 7, 0, 0)), "left, was told so"),
 }
 

@@ -99,7 +99,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._shuffled = shuffled
         self._thread = threading.get_ident()
         self._ready: Any  # of BaseEventLoop: a deque of handles
-        self._scheduled: list[Any]  # of BaseEventLoop: a heap of timers
+        self._timers: list[tuple[float, int, Any]] = []  # a heap that compares no handles, for speed
+        self._timers_set = 0
         self.set_task_factory(self._make_task)
         self.set_exception_handler(self._complain)
 
@@ -110,13 +111,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
     # ---- running -------------------------------------------------------------------------------------
 
     def _run_once(self) -> None:
-        ready, scheduled = self._ready, self._scheduled
+        ready, timers = self._ready, self._timers
         if not ready:
             self._jump()
-        while scheduled and scheduled[0]._when <= self._now_s:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False
-            ready.append(handle)
+        while timers and timers[0][0] <= self._now_s:
+            ready.append(heapq.heappop(timers)[2])
         count = len(ready)
         self.steps += count
         if self.steps > self._max_steps:
@@ -137,14 +136,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _jump(self) -> None:
         """Go to the moment of the next timer."""
-        while self._scheduled and self._scheduled[0]._cancelled:
-            heapq.heappop(self._scheduled)._scheduled = False
+        timers = self._timers
+        while timers and timers[0][2]._cancelled:
+            heapq.heappop(timers)
         if self._stopping:
             return
-        if not self._scheduled:
+        if not timers:
             waiting = sorted(task.get_name() for task in asyncio.all_tasks(self))
             raise Deadlock(f"nothing is ready and no timer is set; waiting: {', '.join(waiting)}")
-        self._now_s = max(self._now_s, self._scheduled[0]._when)
+        self._now_s = max(self._now_s, timers[0][0])
         if self._now_s > self._end_s:
             raise OutOfBounds(f"not over at {self._now_s - BEGINNING_S:.0f} s")
 
@@ -155,6 +155,29 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if owner not in ranks:
                 ranks[owner] = self.random.random()
         return sorted(batch, key=lambda handle: ranks[handle._context.get(OWNER)]) if len(ranks) > 1 else batch
+
+    def call_at(
+        self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Call at a moment of virtual time; those of the same moment in the order in which they were set."""
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        self._timers_set += 1
+        heapq.heappush(self._timers, (when, self._timers_set, handle))
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Call after so many seconds of virtual time."""
+        return self.call_at(self._now_s + delay, callback, *args, context=context)
+
+    def call_soon(
+        self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """Call as soon as what is ready already has run."""
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
 
     def call_soon_threadsafe(
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from engine.actor import Entrant, Holder
 from engine.errors import Refused
+from engine.passes import subject_of
 from engine.views import Place
 from tests.simulation.history import NEVER_S, Answered, History
 from tests.simulation.network import Network
@@ -131,7 +132,7 @@ class Visitor:
 
     async def visit(self) -> None:
         """Join, look now and then, go shopping when let in, perhaps leave."""
-        await asyncio.sleep(self._random.uniform(0, 9))
+        await asyncio.sleep(self._random.uniform(0, 7))
         while self.holder is None and not self._crowd.is_over:
             await self._join()
             await asyncio.sleep(self._random.uniform(0.05, 0.4))
@@ -164,11 +165,11 @@ class Visitor:
         if reply is None or reply.refused or self.has_left:
             return
         if reply.value.status == "ready" and self._random.random() < 0.5:
-            place = reply.value
+            place, subject = reply.value, subject_of(EVENT, self.name)
             await self._say(
                 "redeem",
                 lambda seat: seat.redeem(
-                    EVENT, place.number, place.release, self.name, f"{place.number}-{place.release}", self.name, "site"
+                    EVENT, place.number, place.release, subject, f"{place.number}-{place.release}", self.name, "site"
                 ),
             )
 
