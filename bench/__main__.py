@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from bench import machine, report
-from bench.cases import admission, crowd, line, over_http, push, recovery, room, wal
+from bench.cases import admission, crowd, line, over_http, push, recovery, room, sockets, wal
 from bench.outcome import BenchFailed, Outcome, Setting
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,6 +30,7 @@ BENCHES: Mapping[str, Callable[[Setting], Outcome]] = MappingProxyType(
         "admission": admission.run,
         "http": over_http.run,
         "push": push.run,
+        "sockets": sockets.run,
         "recovery": recovery.run,
         "crowd": crowd.run,
     }

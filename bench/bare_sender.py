@@ -14,10 +14,10 @@ BACKLOG = 4096
 ACCEPT_LIMIT_S = 60.0
 
 
-def serve_pipe(pipe: Connection, count: int) -> None:
+def serve_pipe(pipe: Connection, count: int, cores: set[int] | None = None) -> None:
     """Listen, say the port, accept all, then send each frame that comes through the pipe to everybody."""
     machine.raise_file_limit()
-    machine.pin_server(0)
+    machine.pin(0, {0} if cores is None else cores)
     with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listening:
         listening.settimeout(ACCEPT_LIMIT_S)
         pipe.send(listening.getsockname()[1])

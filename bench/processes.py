@@ -97,15 +97,24 @@ class Daemon(Server):
 
 
 @contextmanager
-def daemon(data: Path, *, profile: Path | None = None, fresh: bool = True) -> Iterator[Daemon]:
+def daemon(data: Path, *flags: str, profile: Path | None = None, fresh: bool = True) -> Iterator[Daemon]:
     """Run the daemon on a data folder; with `profile` under cProfile from its start, written there at its end."""
     command = [*STANCHION] if profile is None else [sys.executable, "-m", "bench.profiling", str(profile)]
-    command += ["serve", "--port", "0", "--data", str(data), "--log-level", "warning"]
+    command += ["serve", "--port", "0", "--data", str(data), "--log-level", "warning", *flags]
     with _started(command, data.parent, r"listens on http://[^:]+:(\d+)") as (process, port):
         server = Daemon(process, port, data)
         if fresh:
             server.open_event()
         yield server
+
+
+@contextmanager
+def follower(primary: Daemon, data: Path, *flags: str) -> Iterator[Server]:
+    """Run a follower of the daemon on a data folder; an edge, unless flags say otherwise."""
+    command = [*STANCHION, "follow", f"http://127.0.0.1:{primary.port}", "--port", "0", "--log-level", "warning"]
+    command += ["--key-file", str(data / "keys" / "replication.key"), *flags]
+    with _started(command, data.parent, r"follows .* on http://[^:]+:(\d+)") as (process, port):
+        yield Server(process, port)
 
 
 @contextmanager
