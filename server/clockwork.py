@@ -29,7 +29,8 @@ async def release_due(backend: Backend) -> None:
         try:
             nap_s = await backend.tick() / 1000
         except Refused as refused:
-            log.warning("release_put_off", code=refused.code, detail=refused.detail)
+            if refused.code != "not_primary":  # between two roles there is nothing to put off
+                log.warning("release_put_off", code=refused.code, detail=refused.detail)
             nap_s = RETRY_S
         await asyncio.sleep(nap_s)
 
