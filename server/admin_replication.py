@@ -13,7 +13,7 @@ log = structlog.get_logger("stanchion.admin")
 
 
 class PromoteRequest(Struct, forbid_unknown_fields=True):
-    """`old_primary_is_dead`: the operator has made sure that the old primary is stopped; only needed where it is silent."""
+    """`old_primary_is_dead`: the operator made sure that the old primary is stopped; needed where it is silent."""
 
     old_primary_is_dead: bool = False
 
@@ -63,7 +63,7 @@ class AdminReplication:
         ]
 
     async def promote(self, call: Call, actor: str) -> Answer:
-        """Ask the old primary to hand over, and lead; where it is silent, only on the operator's word that it is dead."""
+        """Ask the old primary to hand over, and lead; where it is silent, only on the word that it is dead."""
         log.info("promote_asked", actor=actor, old_primary_is_dead=call.body.old_primary_is_dead)
         lost = await self._promoter.promote(old_primary_is_dead=call.body.old_primary_is_dead)
         return json_answer(PromoteAnswer(self._promoter.role, self._promoter.term, lost or None))

@@ -32,7 +32,7 @@ log = structlog.get_logger("stanchion.replication")
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """`boottime_ns` is CLOCK_BOOTTIME, which goes on for a frozen process; `clock_ms` is monotonic, `wall_ms` Unix time."""
+    """`boottime_ns` is CLOCK_BOOTTIME, which no freeze stops; `clock_ms` is monotonic, `wall_ms` Unix time."""
 
     boottime_ns: Callable[[], int]
     clock_ms: Callable[[], int]
