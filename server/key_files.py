@@ -16,7 +16,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -70,6 +70,13 @@ class KeyFolder:
     def __init__(self, place: Path) -> None:
         self.place = place
 
+    def has_ring(self) -> bool:
+        """Return whether keys are there, in whatever form; raises BadConfiguration where others may look at them."""
+        if not self.place.is_dir():
+            return False
+        _check_private(self.place)
+        return any((self.place / name).exists() for name in (RING, EARLIER_QUEUE_FILE))
+
     def is_empty(self) -> bool:
         """Return whether there is no folder, or nothing in it."""
         return not self.place.is_dir() or not any(self.place.iterdir())
@@ -95,7 +102,7 @@ class KeyFolder:
         if not path.exists() and (self.place / EARLIER_QUEUE_FILE).exists():
             self._take_over(now_ms)
         keys = ring_from_bytes(_content(path), path)
-        _check_set(path, keys, now_ms)
+        check_set(path, keys, now_ms)
         return keys
 
     def texts(self, keys: Sequence[Key]) -> dict[str, str]:
@@ -131,12 +138,21 @@ class KeyFolder:
             _sync_folder(self.place)
 
     def install(self, keys: Sequence[Key]) -> None:
-        """Write a ring that another server handed on, durably and whole; its texts are not here. Raises StorageFailed."""
+        """Write a ring that another server handed on, durably and whole; it comes without texts. Raises StorageFailed."""
         with _storage_errors(self.place):
-            self.place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.place.mkdir(mode=0o700, exist_ok=True)
             _replace(self.place / RING, ring_to_bytes(keys))
             _sync_folder(self.place)
             _sync_folder(self.place.parent)
+
+    def digests_in_files(self) -> frozenset[tuple[str, str]]:
+        """Return kind and digest of each text that stands in KIND.key; a file that cannot be read holds none."""
+        found = set()
+        for kind in IN_FILES:
+            with suppress(BadConfiguration):
+                found.add((kind, digest_of(_read_single(self.place / f"{kind}.key", kind))))
+        return frozenset(found)
 
     def settle(self, keys: Sequence[Key]) -> None:
         """Let a text that waits as `.next` take its place if the ring speaks of it; it is of no use otherwise.
@@ -166,7 +182,7 @@ class KeyFolder:
         for index, (key_id, raw) in enumerate(_read_queue(path).items()):
             old = Key(key_id, "queue", "queue", since_ms, since_ms, secret=Secret(raw))
             keys.append(replace(old, signs_from_ms=since_ms - index, until_ms=until_ms) if index else old)
-        _check_set(path, keys, now_ms)
+        check_set(path, keys, now_ms)
         self.save(keys, keys[0], "")
         with _storage_errors(self.place):
             path.unlink()
@@ -234,7 +250,7 @@ def _key(path: Path | str, stored: _StoredKey) -> Key:
     )
 
 
-def _check_set(path: Path, keys: Sequence[Key], now_ms: int) -> None:
+def check_set(path: Path | str, keys: Sequence[Key], now_ms: int) -> None:
     """Refuse a set that lacks a kind, or in which two keys cannot be told apart; raises BadConfiguration."""
     contents = [key.digest or key.public or key.raw() for key in keys]
     if len(set(contents)) < len(keys) or len({key.id for key in keys}) < len(keys):

@@ -60,9 +60,12 @@ def read_key_file(path: Path) -> str:
 
 
 def stored_ring(data: Path, wall_ms: Callable[[], int]) -> KeyRing | None:
-    """Return the ring a follower was handed and kept, None where there is none yet. Raises BadConfiguration."""
+    """Return the ring a follower was handed and kept, None where there is none yet. Raises BadConfiguration.
+
+    Beside it no text of a key has to be there; an operator may keep `replication.key` there before there is a ring.
+    """
     folder = KeyFolder(data / FOLDER)
-    return None if folder.is_empty() else KeyRing(folder.load(wall_ms()), wall_ms, folder)
+    return KeyRing(folder.load(wall_ms()), wall_ms, folder) if folder.has_ring() else None
 
 
 def settle(data: Path, wall_ms: Callable[[], int]) -> Keys:

@@ -145,7 +145,7 @@ class Publisher:
             session.wake.set()
 
     def note_moment(self) -> None:
-        """Remember where the log ends now, so that lag can be told in seconds; to be called about ten times a second."""
+        """Remember where the log ends now, so that lag can be told in seconds; for about ten calls a second."""
         now_ns, lsn = self._boottime_ns(), self._journal.durable_lsn
         if not self._moments or self._moments[-1][0] < lsn:
             self._moments.append((lsn, now_ns))
@@ -166,27 +166,33 @@ class Publisher:
 
     # ---- keys -----------------------------------------------------------------------------------------
 
-    async def hand_on(self, ring_for: Callable[[str], Ring]) -> None:
-        """Give every follower a new ring; returns once each believes it, or was sent away for not saying so."""
-        asked = list(self.sessions.values())
-        generation = 0
-        for session in asked:
+    async def hand_on(self, generation: int, ring_for: Callable[[str], Ring | None]) -> None:
+        """Give every follower a new ring; returns once each believes it, or was sent away for not saying so.
+
+        Whoever opened its link with a key that ends by it gets none, and is sent away. A follower that joins meanwhile
+        was given the new ring in `serve`, and is waited for like the others.
+        """
+        for session in list(self.sessions.values()):
             ring = ring_for(session.link.key)
-            generation = ring.generation
-            session.put(ring)
+            if ring is None:
+                self._drop(session, "the replication key it came with has ended")
+            else:
+                session.put(ring)
         with suppress(TimeoutError):
             async with asyncio.timeout(RING_TIMEOUT_S):
-                for session in asked:
-                    await self._until_taken(session, generation)
-        for session in asked:
-            if session.ring_taken < generation and self.sessions.get(session.hello.node_id) is session:
-                log.warning("follower_dropped", node_id=session.hello.node_id, why="it did not confirm the new keys")
-                session.link.close()
+                while unsure := self._without_ring(generation):
+                    unsure[0].ring_wake.clear()
+                    await unsure[0].ring_wake.wait()
+        for session in self._without_ring(generation):
+            self._drop(session, "it did not confirm the new keys")
 
-    async def _until_taken(self, session: Session, generation: int) -> None:
-        while session.ring_taken < generation and self.sessions.get(session.hello.node_id) is session:
-            session.ring_wake.clear()
-            await session.ring_wake.wait()
+    def _without_ring(self, generation: int) -> list[Session]:
+        return [session for session in self.sessions.values() if session.ring_taken < generation]
+
+    def _drop(self, session: Session, why: str) -> None:
+        """Send a follower away: nothing that it says is heard from here on."""
+        log.warning("follower_dropped", node_id=session.hello.node_id, why=why)
+        self._forget(session)
 
     # ---- a follower comes -----------------------------------------------------------------------------
 
@@ -200,6 +206,7 @@ class Publisher:
             earlier.link.close()
         session.due_bytes = _bytes_between(self._storage, session.place, self._recent.end)
         self.sessions[hello.node_id] = session
+        session.put(self._ring.sealed(link.key))  # from here on it hears of changes: none may lie before
         if follow.is_standby:
             self._agreement.joined(hello.node_id, session.acked_lsn)
         self._events.on_peer(hello.url)
