@@ -37,9 +37,11 @@ def fits(storage: Storage, snapshot: str, to: LogPosition) -> bool:
 
 
 def cut_behind(storage: Storage, to: LogPosition) -> list[str]:
-    """Put aside everything behind a place in a sealed log, snapshots too; return the names of the copies."""
+    """Put aside everything behind a place in a sealed log, snapshots too; return the names of the copies.
+
+    The recovery that has to follow makes the end of the log durable; until then a crash brings back the old one.
+    """
     copies: list[str] = []
-    _remove_reserved(storage)
     note = FlushedNote(storage)
     note.begin(to)
     note.close()
@@ -55,7 +57,6 @@ def cut_behind(storage: Storage, to: LogPosition) -> list[str]:
             _copy(storage, name, to.offset, copies)
             file = storage.open_file(name)
             file.truncate(to.offset)
-            file.fsync()
             file.close()
     return copies
 
@@ -97,13 +98,6 @@ def _finish(storage: Storage) -> None:
                 storage.unlink(name)
         storage.sync_directory(folder)
     mark_complete(storage)
-
-
-def _remove_reserved(storage: Storage) -> None:
-    for name in storage.names(LOG_FOLDER):
-        if name.endswith(RESERVED_SUFFIX):
-            storage.unlink(name)
-    storage.sync_directory(LOG_FOLDER)
 
 
 def _take_out(storage: Storage, name: str, copies: list[str]) -> None:

@@ -167,7 +167,8 @@ def segment_starts(storage: Storage) -> list[LogPosition]:
 class ChainCheck:
     """Verifies pieces one after the other, from a position on; no I/O.
 
-    `position` is the place behind the last piece taken, `epoch` and `stated_durable_lsn` are what that one said.
+    `position` is the place behind the last piece taken, `epoch` and `stated_durable_lsn` are what that one said. The
+    chain goes on from frame to frame, so the header of a segment that is left out shows only with the next header.
     """
 
     def __init__(self, position: LogPosition, epoch: int, log_id: bytes, stated_durable_lsn: int = 0) -> None:
