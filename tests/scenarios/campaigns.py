@@ -22,6 +22,7 @@ SETTINGS = {
 QUIET_S = (0.5, 3.0)
 RECOVERY_DEADLINE_S = 30.0
 ASK_AGAIN_S = 3.0
+A_MOMENT_S = 0.05
 
 
 class Campaign:
@@ -38,6 +39,7 @@ class Campaign:
         self._epoch = 0
         self._recovered = asyncio.Event()
         self.failovers: list[Failover] = []
+        self.remarks: list[str] = []
 
     async def run(self) -> Outcome:
         """Kill, let the other one take over, bring the killed one back, and judge."""
@@ -61,7 +63,7 @@ class Campaign:
         report.faults["diverged"] += places
         report.faults["lost"] += [join.complaint for join in self._flood.joins if join.complaint]
         report.faults["lost"] += self._audience.complaints
-        return Outcome(report, self._flood, self.failovers, evidence, self._audience.stale_reads)
+        return Outcome(report, self._flood, self.failovers, evidence, self._audience.stale_reads, self.remarks)
 
     def _prepare(self) -> None:
         self._pair.start()
@@ -176,7 +178,16 @@ class LossyCampaign(Campaign):
         for failover, promotion in self._promotions:
             gone = lost[failover.next_epoch]
             self.readmitted.append(len(gone))
-            early = [join for join in gone if not promotion.may_have_lost(join.place.version or 0)]
+            shown = f"{promotion.lag}" if promotion.since_s else "not known, the follower was new"
+            self.remarks.append(f"readmitted {len(gone)}, lag {shown}, said to be lost: {promotion.lost}")
+            early = [join for join in gone if not _is_owned_up_to(join, promotion)]
             if early:
                 shown = f"{len(early)} of {len(gone)} lost are of before what was said to be lost: {promotion}"
                 report.faults["lost"].append(shown)
+
+
+def _is_owned_up_to(join: Join, promotion: Promotion) -> bool:
+    """Whether a join is among what the sentence and, where it was known, the lag said to be lost."""
+    assert join.place is not None and join.place.version is not None and join.answered_s is not None
+    within = promotion.since_s is None or join.answered_s >= promotion.since_s - A_MOMENT_S
+    return within and promotion.may_have_lost(join.place.version)

@@ -5,7 +5,7 @@ rightly that had their place within a second of their moment, after at most one 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -47,6 +47,7 @@ class Outcome:
     failovers: list[Failover]
     evidence: Evidence
     stale_reads: int = 0
+    remarks: Sequence[str] = ()
 
     @property
     def wrong(self) -> int:
@@ -77,6 +78,7 @@ class Outcome:
             ("wrong in a second", f"{self.wrong} of {len(joins)}, {self.wrong / len(gaps):.0f} per kill"),
             ("availability", f"{self.availability():.4%} of an hour with one kill"),
         ]
+        rows += [(f"kill {at}", remark) for at, remark in enumerate(self.remarks, 1)]
         return "\n".join(f"  {name:<26}{value}" for name, value in rows)
 
 

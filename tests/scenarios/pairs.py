@@ -51,10 +51,14 @@ class Node(Daemon):
 
 
 class Promotion(NamedTuple):
-    """What a follower said when it was promoted: its lag just before, and what may be lost, in a sentence."""
+    """What a follower said when it was promoted: its lag just before, and what may be lost, in a sentence.
+
+    `since_s` is when it was up to date, None where it has not met its primary since it was started.
+    """
 
     lag: Mapping[str, float]
     lost: str | None
+    since_s: float | None
 
     def may_have_lost(self, lsn: int) -> bool:
         """Whether a record of the old primary is among those that were said to be lost."""
@@ -80,6 +84,7 @@ class Pair:
             self._flags += ("--witness", witness, "--lease-s", str(lease_s))
         self._nodes: dict[int, Node] = {}
         self.leader = 0
+        self._is_fresh = False
 
     @property
     def primary(self) -> Node:
@@ -114,7 +119,8 @@ class Pair:
         self._nodes.pop(self.leader).kill()
         if self.mode != "single":
             self.leader = 1 - self.leader
-        if alone_s:
+        self._is_fresh = alone_s > 0
+        if self._is_fresh:
             self._start(self.leader)
 
     def succeed(self) -> Promotion | None:
@@ -123,14 +129,12 @@ class Pair:
             self._start(0)
         if self.mode != "async":
             return None
-        lag = self._lag_of_the_follower()
+        seen_s, told_of_lag = time.monotonic(), self.primary.replication()
+        lag = {name: told_of_lag[name] for name in ("lag_records", "lag_seconds")}
         told = cli("promote", self.primary.url, "--key-file", self._keys / "admin.key", "--json")
         assert told.returncode == 0, told.stderr
-        return Promotion(lag, json.loads(told.stdout)["lost"])
-
-    def _lag_of_the_follower(self) -> Mapping[str, float]:
-        told = self.primary.replication()
-        return {name: told[name] for name in ("lag_records", "lag_seconds")}
+        since_s = None if self._is_fresh else seen_s - lag["lag_seconds"]
+        return Promotion(lag, json.loads(told.stdout)["lost"], since_s)
 
     def come_back(self) -> None:
         """Start the one that was killed, and wait until it follows in step."""
