@@ -105,8 +105,13 @@ class Leading:
     # ---- life ------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Rebuild the line where there is none yet, and begin to take records."""
-        await self.backend.start()
+        """Rebuild the line where there is none yet, and begin to take records; raises StorageFailed."""
+        try:
+            await self.backend.start()
+        except Refused:
+            if self.journal.failed.done() and (failure := self.journal.failed.result()) is not None:
+                raise failure from None
+            raise
 
     async def run(self) -> Stepdown:
         """Lead until it ends; raises StorageFailed or Damaged where the process has to end with it."""

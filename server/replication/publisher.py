@@ -201,6 +201,8 @@ class Publisher:
         session = await self._welcome(link, hello, follow)
         if session is None:
             return
+        if self._closed:
+            raise LinkClosed("this server has just ceased to be the primary")
         earlier = self.sessions.pop(hello.node_id, None)
         if earlier is not None:
             earlier.link.close()
