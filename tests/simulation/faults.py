@@ -26,6 +26,7 @@ class Fate:
         self._has_witness = has_witness
         self._note = note
         self._restarts: set[str] = set()
+        self._held_down: set[str] = set()
         self._deaths = 0
         self._broken: set[str] = set()
 
@@ -54,9 +55,9 @@ class Fate:
         self.make_run(name)
 
     def make_run(self, name: str) -> None:
-        """Start a node that does not run."""
+        """Start a node that does not run, unless the operator wants it down."""
         node = self._nodes[name]
-        if not node.host.is_running:
+        if not node.host.is_running and name not in self._held_down:
             self._note(f"START {name}, following {node.follow}")
             node.start().ended.add_done_callback(lambda ended: self._on_end(name, ended.result()))
 
@@ -82,12 +83,13 @@ class Fate:
             host.thaw()
 
     async def wipe(self, fault: Fault) -> None:
-        """Give a standby an empty disk, while somebody else leads."""
-        node = self._nodes[fault.target]
-        if self.leader() in (None, node.name) or node.member is None or node.member.role != "follower":
+        """Give a standby an empty disk, while somebody else leads; from now on it is started as a follower."""
+        node, leader = self._nodes[fault.target], self.leader()
+        if leader in (None, node.name) or node.member is None or node.member.role != "follower":
             return
         node.host.kill()
         node.host.disk.wipe()
+        node.peers.urls, node.follow = [], self._nodes[leader].host.url
         await self.restart(fault.target, fault.lasting_s)
 
     async def disk(self, fault: Fault) -> None:
@@ -151,14 +153,14 @@ class Fate:
         heirs = [name for name, node in self._nodes.items() if name != old and not node.is_edge and node.member]
         if old is None or not heirs or self._network.blocked or self._network.silent:
             return
-        self._restarts.add(old)  # nobody else starts it meanwhile
+        self._held_down.add(old)
         if fault.lasting_s > LONG_S:
             ways = [(old, heir) for heir in heirs]
             await self._block([*ways, *((heir, way) for way, heir in ways)], fault.lasting_s)
         self._nodes[old].host.kill()
         await asyncio.sleep(min(fault.lasting_s, 1.0))
         await self.promote_best(old)
-        self._restarts.discard(old)
+        self._held_down.discard(old)
         await self.restart(old, fault.lasting_s)
 
     async def promote_best(self, besides: str | None) -> None:
