@@ -113,7 +113,7 @@ def follower(primary: Daemon, data: Path, *flags: str) -> Iterator[Server]:
     """Run a follower of the daemon on a data folder; an edge, unless flags say otherwise."""
     command = [*STANCHION, "follow", f"http://127.0.0.1:{primary.port}", "--port", "0", "--log-level", "warning"]
     command += ["--key-file", str(data / "keys" / "replication.key"), *flags]
-    with _started(command, data.parent, r"follows .* on http://[^:]+:(\d+)") as (process, port):
+    with _started(command, data.parent, r"follows.* on http://[^:]+:(\d+)") as (process, port):
         yield Server(process, port)
 
 
