@@ -66,6 +66,10 @@ class LogLeftBehind(Exception):
     """This follower has applied what its new primary never had: its state has to be built anew."""
 
 
+class StateDiffers(LogLeftBehind):
+    """The digest in the log is not that of the state here: somebody's memory or code went wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class FollowingEvents:
     """What a follower has to tell whoever holds the role: a new backend, and the primary's peers."""
@@ -244,6 +248,7 @@ class Following:
             await link.send(self._follow())
             welcome = await self._welcomed(link)
         while welcome.begin == "cut":
+            self._check_term(welcome)
             await self._cut(welcome)
             await link.send(self._follow())
             welcome = await self._welcomed(link)
@@ -251,8 +256,7 @@ class Following:
             return welcome.primary_url
         if welcome.begin == "refused":
             raise LinkClosed(f"{hello.url} refuses: {welcome.problem}")
-        if welcome.epoch // RESTARTS_PER_TERM < self._epoch // RESTARTS_PER_TERM:
-            raise LinkClosed(f"{hello.url} leads an older term than this follower knows")
+        self._check_term(welcome)
         if welcome.ring:
             self._ring.take(welcome.ring, link.key)
         self.welcome, self.primary_node = welcome, hello.node_id
@@ -263,6 +267,11 @@ class Following:
         self._received_bytes = 0
         await self._stream(link)
         return ""
+
+    def _check_term(self, welcome: Welcome) -> None:
+        """Have nothing to do with a primary of an older term, above all not on its word cut anything off."""
+        if welcome.epoch // RESTARTS_PER_TERM < self._epoch // RESTARTS_PER_TERM:
+            raise LinkClosed(f"{welcome.primary_url} leads an older term than this follower knows")
 
     @property
     def _epoch(self) -> int:
@@ -376,7 +385,10 @@ class Following:
         self.end_lsn, self.end_bytes = newest.end_lsn, newest.end_bytes
         if self._log is not None:
             self._acknowledge(self._log.position.lsn, newest)
-        await self.replica.apply(self.committed_lsn, newest.now_ms)
+        try:
+            await self.replica.apply(self.committed_lsn, newest.now_ms)
+        except Damaged as error:
+            raise StateDiffers(str(error)) from error
         if self._log is None:
             self._acknowledge(self.replica.applied_lsn, newest)
         self._caller.applied(self.replica.applied_lsn)

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import structlog
 
 from engine.backends.seat import Seat
-from engine.errors import Refused
+from engine.errors import Damaged, Refused
 from server.replication.agreement import Standing
-from server.replication.following import Following, FollowingEvents, LinkOpener, LogLeftBehind
+from server.replication.following import Following, FollowingEvents, LinkOpener, LogLeftBehind, StateDiffers
 from server.replication.key_sharing import HandOn
 from server.replication.lag import Lag
 from server.replication.leading import Clocks, Leading, Stepdown
@@ -109,6 +109,7 @@ class Member:
         self._promotion: asyncio.Future[_Promotion] = asyncio.get_running_loop().create_future()
         self._watched: Lease | None = None
         self._welcomed = asyncio.Event()
+        self._has_differed = False
         self._led = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self.found: tuple[str, ...] = ()
@@ -377,6 +378,8 @@ class Member:
             await asyncio.wait(tasks)
         for task in tasks:
             if not task.cancelled() and isinstance(error := task.exception(), LogLeftBehind):
+                if isinstance(error, StateDiffers):
+                    await self._distrust(error)
                 await self._build_anew()
                 return
         for task in tasks:
@@ -394,6 +397,15 @@ class Member:
             if row is not None and row.holder == self._settings.node_id:
                 return row
         return None
+
+    async def _distrust(self, error: StateDiffers) -> None:
+        """Give up a state that is not the primary's and start over from a snapshot; once, or it is the primary's fault."""
+        log.critical("state_differs", problem=str(error))
+        if self._has_differed:
+            raise Damaged(f"{error}: it does so after a new start, too; look at the primary's memory and version")
+        self._has_differed = True
+        if self._log is not None:
+            self._take_cut(await asyncio.to_thread(self._log.start_over))
 
     async def _build_anew(self) -> None:
         """Close what is there and build the state from the disk, which holds only what the new primary has, too."""
