@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.actor import By
+from engine.actor import By, Holder
 from engine.backend import Backend
+from engine.backends.following import FollowingBackend
 from engine.backends.memory import MemoryBackend
+from engine.venue import Venue
+from engine.views import Place
 from snapshots.backup import backup, restore
 from snapshots.journal import Journal, JournalOptions
 from snapshots.storage import DiskStorage
+from tests.engine.following import DirectPrimary, Tap
 
 OPS, WHY = By("ops"), By("ops", "because of the rain")
 DRAW_KEY = bytes(range(32))
@@ -52,8 +56,45 @@ async def open_memory(folder: Path, clock: Clock) -> Backend:
     return backend
 
 
+class Followed(FollowingBackend):
+    """A follower and its primary as one backend: what is asked goes to the follower, the pacing is the primary's."""
+
+    def __init__(self, primary: DirectPrimary, journal: Journal, clock: Clock) -> None:
+        super().__init__(Venue(), primary, lambda: clock.monotonic_ms, journal)
+        self._direct = primary
+
+    async def tick(self) -> int:
+        """Do the work of both."""
+        nap_ms = await self._direct.backend.tick()
+        self._direct.ship()
+        await super().tick()
+        return nap_ms
+
+    async def touch(self, event_id: str, holder: Holder, *, visible: bool = True) -> Place:
+        """Touch, and have it handed on at once."""
+        place = await super().touch(event_id, holder, visible=visible)
+        self._direct.tell_heard()
+        return place
+
+    async def close(self) -> None:
+        """End both."""
+        await super().close()
+        await self._direct.backend.close()
+
+
+async def open_followed(folder: Path, clock: Clock) -> Backend:
+    """Start the embedded backend, and one that follows it, which is the one to be asked."""
+    journal = Journal.open(DiskStorage(folder), JournalOptions(segment_mib=1))
+    tap = Tap(journal)
+    backend = MemoryBackend(tap, lambda: clock.monotonic_ms, lambda: clock.wall_ms, DRAW_KEY)
+    await backend.start()
+    primary = DirectPrimary(backend, tap)
+    return primary.follow(Followed(primary, journal, clock))
+
+
 BACKENDS: Mapping[str, Kind] = {
     "memory": Kind(open_memory, lambda folder, to: backup(DiskStorage(folder), to), restore),
+    "memory through a follower": Kind(open_followed, lambda folder, to: backup(DiskStorage(folder), to), restore),
 }
 
 

@@ -1,6 +1,7 @@
 """The embedded backend over a journal whose durability the test holds in its hand."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ from engine.actor import By, Entrant, Holder, Whom
 from engine.backends.memory import MemoryBackend
 from engine.errors import Refused
 from engine.identities import subject_of
-from engine.records import Banned, Parked, Record
+from engine.records import Banned, Parked, Record, Returned
 from engine.views import Notice
 
 OPS, WHY = By("ops"), By("ops", "why")
@@ -303,6 +304,90 @@ async def test_a_large_release_is_one_moment_in_slices(
     released = [record for record in journal.log[first:] if not isinstance(record, Parked)][-3:]
     assert [len(record.numbers) for record in released] == [1_000, 1_000, 100]  # type: ignore[union-attr]
     assert len({record.at_ms for record in released}) == 1
+
+
+async def test_many_are_heard_at_once_and_who_is_not_there_any_more_is_passed_over(
+    backend: MemoryBackend, journal: GatedJournal, clock: list[int]
+) -> None:
+    journal.gate_open = True
+    await backend.leave("e1", U1)
+    before = journal.last_lsn
+    for _ in range(10):
+        clock[0] += 5_000
+        backend.heard("e1", [0, 2, 3, 4, 99, -1], True)
+        backend.heard("nowhere", [1], True)
+    assert journal.last_lsn == before
+    presence, settings = backend.venue.room("e1").ledger.presence, backend.venue.room("e1").ledger.settings
+    assert [presence.is_present(arrival, settings) for arrival in (1, 4)] == [False, True]
+
+
+async def test_who_is_parked_and_heard_of_is_back_in_line_and_everybody_is_told(
+    backend: MemoryBackend, journal: GatedJournal
+) -> None:
+    notices = backend.notices()
+    backend.heard("e1", [1], False)
+    assert journal.last_lsn == journal.durable_lsn
+    journal.full = True
+    backend.heard("e1", [1, 2], True)
+    assert isinstance(journal.log[-1], Returned)
+    hearing = asyncio.ensure_future(anext(notices))
+    await settle()
+    assert not hearing.done()
+    journal.open_gate()
+    assert [notice.version for notice in await asyncio.wait_for(hearing, 1)] == [journal.last_lsn]
+
+
+async def test_nobody_comes_back_by_being_heard_of_while_nothing_can_be_written(
+    backend: MemoryBackend, journal: GatedJournal, clock: list[int]
+) -> None:
+    journal.broken = True
+    before = journal.last_lsn
+    backend.heard("e1", [1, 3], True)
+    assert journal.last_lsn == before and not backend.venue.outbox.records
+    assert backend.venue.room("e1").ledger.graces.at_ms.keys() == {1}
+
+
+async def test_a_log_that_fails_after_somebody_was_heard_of_is_no_error_of_nobody(
+    backend: MemoryBackend, journal: GatedJournal, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend.heard("e1", [1], True)
+    journal.open_gate(Refused("backend_unavailable", "the log failed"))
+    await settle()
+    gc.collect()
+    assert caplog.records == []
+
+
+async def test_rebuilding_a_long_log_piles_up_no_notices(journal: GatedJournal, backend: MemoryBackend) -> None:
+    journal.gate_open = True
+    for _ in range(50):
+        await backend.tell("e1", "hello", OPS)
+    most = 0
+
+    class Replayed(GatedJournal):
+        def replay(self) -> Iterator[tuple[int, Record]]:
+            nonlocal most
+            for lsn, record in enumerate(journal.log, 1):
+                yield lsn, record
+                most = max(most, len(again.venue.outbox.notices))
+
+    there = len(journal.log)
+    again = MemoryBackend(Replayed(epoch=2, last_lsn=there, durable_lsn=there), lambda: 0, lambda: 0, DRAW_KEY)
+    await again.start()
+    assert again.venue.outbox.lsn == there + 1 > 50
+    assert most == 0
+
+
+async def test_a_venue_that_is_given_is_taken_as_it_is_and_time_goes_on_from_what_is_said(
+    backend: MemoryBackend, journal: GatedJournal
+) -> None:
+    newest_ms = backend.venue.outbox.last_ms
+    for said_ms, expected_ms in ((0, newest_ms), (newest_ms + 700, newest_ms + 700)):
+        there = backend.venue.outbox.lsn
+        next_term = GatedJournal(epoch=5, last_lsn=there, durable_lsn=there)
+        again = MemoryBackend(next_term, lambda: 77, lambda: 5_000, DRAW_KEY, backend.venue, said_ms)
+        assert again.epoch == backend.venue.epoch
+        await again.start()
+        assert (again.now_ms(), again.epoch, again.venue) == (expected_ms, 5, backend.venue)
 
 
 async def test_the_clock_goes_on_from_the_last_record_and_not_from_the_wall(journal: GatedJournal) -> None:
