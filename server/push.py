@@ -245,9 +245,9 @@ class Hub:
             try:
                 ranking = self._push_positions(socket.event_id, audience, (socket.order,))
                 if waits and not ranking.positions[-1]:
-                    self._tell_place(
-                        socket, await self._backend.find(socket.event_id, Whom(arrival=socket.holder.arrival))
-                    )
+                    whom = Whom(arrival=socket.holder.arrival)
+                    place = await self._backend.find(socket.event_id, whom, least_version=ranking.version)
+                    self._tell_place(socket, place)
             except Refused as refused:
                 socket.end(CLOSE_GONE if refused.code == "not_found" else CLOSE_BACK_OFF)
             if time.monotonic() - slice_s > SLICE_S:

@@ -1,7 +1,7 @@
 """Clockwork: due batches, opening and closing times, snapshots; with clocks that are set, not waited for."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from engine.actor import By
 from engine.errors import Refused, StorageFailed
 from engine.room import Room
 from engine.venue import Venue
-from engine.views import EventView
+from engine.views import BackendChanged, EventChanged, EventView, Notice
 from server.clockwork import Schedule, Snapshots, release_due
 
 
@@ -26,12 +26,24 @@ class Backend:
         self.ticks = 0
         self.now_ms = 0
         self.role = "primary"
+        self.least_versions: list[int | None] = []
+        self.announced: asyncio.Queue[list[Notice]] = asyncio.Queue()
 
     def make(self, event_id: str, **settings: object) -> Room:
         self.venue.configure(event_id, settings, By("admin"), 0, replace=True)
         return self.venue.room(event_id)
 
+    async def notices(self) -> AsyncIterator[list[Notice]]:
+        while True:
+            yield await self.announced.get()
+
+    async def events(self) -> list[EventView]:
+        if self.refuse is not None:
+            raise self.refuse
+        return [answering.view(room.ledger) for room in self.venue.rooms.values()]
+
     async def event(self, event_id: str, *, least_version: int | None = None) -> EventView:
+        self.least_versions.append(least_version)
         return answering.view(self.venue.room(event_id).ledger)
 
     async def control(self, event_id: str, action: str, by: By, outcome: str | None = None) -> EventView:
@@ -195,6 +207,43 @@ async def test_what_the_log_cannot_take_now_is_tried_again(backend: Any, clock: 
     backend.refuse = None
     await schedule.act()
     assert room.ledger.state == "open"
+
+
+async def test_a_follower_leaves_times_to_the_primary_and_knows_them_when_it_becomes_one(
+    backend: Any, clock: Clock
+) -> None:
+    room = backend.make("sale", opens_at_ms=2_000)
+    schedule = Schedule(backend, clock)
+    backend.role = "follower"
+    following = asyncio.create_task(schedule._follow())
+    backend.announced.put_nowait([BackendChanged(1)])
+    await asyncio.sleep(0.01)
+    clock.now = 2_000
+    await schedule.act()
+    assert room.ledger.state == "draft"
+    backend.role = "primary"
+    await schedule.act()
+    assert room.ledger.state == "open"
+    following.cancel()
+    await asyncio.wait([following])
+
+
+async def test_events_that_nobody_can_name_yet_are_looked_at_when_somebody_can(backend: Any, clock: Clock) -> None:
+    room = backend.make("sale", opens_at_ms=500)
+    backend.refuse = Refused("not_primary", "this server has just started")
+    schedule = asyncio.create_task(Schedule(backend, clock).run())
+    await asyncio.sleep(0.01)
+    assert not schedule.done() and room.ledger.state == "draft"
+    backend.refuse = None
+    other = Schedule(backend, clock)
+    following = asyncio.create_task(other._follow())
+    backend.announced.put_nowait([EventChanged("sale", 3)])
+    await asyncio.sleep(0.01)
+    await other.act()
+    assert (room.ledger.state, backend.least_versions) == ("open", [3])
+    for task in (schedule, following):
+        task.cancel()
+    await asyncio.wait([schedule, following])
 
 
 # ---- snapshots ----------------------------------------------------------------------------------------

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from engine.backend import BackendStatus
+import msgspec
+import pytest
+
+from engine.backend import BackendStatus, Role
 from server.health import Health, ReadyQuery
 from server.routes import Call
 from tests.server.running import running
@@ -37,6 +40,35 @@ async def test_a_draining_server_lives_and_is_not_ready(tmp_path: Path) -> None:
                 assert response.headers["Retry-After"] == "5"
         async with server.client.get(f"{server.url}/healthz") as response:
             assert response.status == 200
+
+
+class Follower:
+    """A backend of a process that has a role, or none."""
+
+    def __init__(self, role: Role, refuses_joins: str | None) -> None:
+        self.role: Role = role
+        self.refuses_joins = refuses_joins
+
+    def status(self) -> BackendStatus:
+        return BackendStatus("fake", 7, 1, 1, (), self.refuses_joins, {}, self.role, False)
+
+
+@pytest.mark.parametrize(
+    ("role", "refuses", "joins", "reads"),
+    [
+        ("follower", None, 200, 200),
+        ("follower", "not_primary", 503, 200),
+        ("none", "not_primary", 503, 503),
+    ],
+)
+async def test_a_follower_takes_joins_while_its_primary_is_there_and_answers_reads_anyway(
+    role: Role, refuses: str | None, joins: int, reads: int
+) -> None:
+    health = Health(Follower(role, refuses))  # type: ignore[arg-type]
+    for what, expected in (("joins", joins), ("reads", reads)):
+        answer = await health.readyz(Call(None, "", ReadyQuery(what), None))  # type: ignore[arg-type]
+        body = msgspec.json.decode(answer.body)
+        assert (answer.status, body["role"], body["refuses"]) == (expected, role, refuses)
 
 
 async def test_a_server_that_refuses_joins_is_ready_for_reads() -> None:

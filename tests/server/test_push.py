@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from engine.actor import Holder, Whom
 from engine.backend import BackendStatus
 from engine.errors import Refused
-from engine.views import EventGone, LineDrawn, Notice, Place, PlacesChanged, Ranking
+from engine.views import BackendChanged, EventGone, LineDrawn, Notice, Place, PlacesChanged, Ranking
 from server import push
 from server.audience import Socket, close_frame, text_frame
 from server.push import Hub
@@ -57,6 +57,9 @@ class Line:
         self.orders: dict[int, int] = {}
         self.generations: dict[int, int] = {}
         self.status_otherwise = "ready"
+        self.refusal = Refused("not_found", "there is no such event")
+        self.users: dict[int, str] = {}
+        self.least_versions: list[int | None] = []
         self.heard_of: list[tuple[str, list[int], bool]] = []
         self.announced: asyncio.Queue[Sequence[Notice]] = asyncio.Queue()
 
@@ -76,14 +79,15 @@ class Line:
     def _look(self) -> None:
         if self.gone:
             self.refused += 1
-            raise Refused("not_found", "there is no such event")
+            raise self.refusal
 
     async def find(self, event_id: str, whom: Whom, *, least_version: int | None = None) -> Place:
         arrival = whom.arrival or 0
+        self.least_versions.append(least_version)
         status = "waiting" if arrival in self.arrivals else self.status_otherwise
         position = self.arrivals.index(arrival) + 1 if arrival in self.arrivals else None
         generation = self.generations.get(arrival, 0)
-        who = (event_id, f"u{arrival}", status, None, arrival, arrival)
+        who = (event_id, self.users.get(arrival, f"u{arrival}"), status, None, arrival, arrival)
         window_ms = 1_000 if status == "ready" else None
         more = (window_ms, None, 1, generation, 0, None, 60, None, self.version, False, False)
         return Place(*who, position, len(self.arrivals), None, *more)
@@ -364,6 +368,67 @@ async def test_silent_sockets_are_pinged_and_dead_ones_cut_off() -> None:
         socket.heard_s = asyncio.get_running_loop().time() if socket.holder.arrival == 1 else -1e9
     await hub._each(hub._turn(10), hub._ping)
     assert alive.sent == [push.PING_FRAME] and dead.closed
+
+
+# ---- another backend ----------------------------------------------------------------------------------
+
+
+async def test_when_the_backend_changes_everybody_is_told_their_place_where_it_is_now() -> None:
+    line = Line([1, 2, 3])
+    hub = hub_over(line)
+    wires = {arrival: connect(hub, arrival) for arrival in (1, 2, 3, 4)}
+    line.arrivals, line.orders, line.epoch, line.version = [3, 1, 2], {3: 0}, 4, 90
+    line.status_otherwise = "completed"
+    await hub._take(BackendChanged(90))
+    assert line.least_versions == [90] * 4
+    for position, arrival in enumerate((3, 1, 2), 1):
+        (frame,) = wires[arrival].sent
+        assert b'"type":"place"' in frame and b'"position":%d,' % position in frame
+    assert b'"status":"completed"' in wires[4].sent[0]
+    audience = hub._audiences["e1"]
+    assert list(audience.sockets) == [0, 1, 2, 4] and audience.dirty
+
+
+async def test_who_has_no_place_with_the_new_backend_is_to_come_again_with_the_token() -> None:
+    line = Line([1, 2])
+    hub = hub_over(line)
+    wires = [connect(hub, arrival) for arrival in (1, 2)]
+    line.users[1] = "somebody else"
+    await hub._take(BackendChanged(90))
+    assert wires[0].sent == [close_frame(4001)] and wires[0].closed
+    assert b'"type":"place"' in wires[1].sent[0] and not wires[1].closed
+    line.gone = True
+    await hub._take(BackendChanged(91))
+    assert wires[1].sent[1:] == [close_frame(4001)]
+
+
+async def test_a_change_of_the_backend_reaches_sockets_as_a_notice_and_frames_carry_the_epoch_of_now() -> None:
+    line = Line([1, 2])
+    hub = hub_over(line)
+    wire = Wire()
+    holder = Holder(1, "u1")
+    hub.add(Socket("e1", holder, 1, wire, shown=9, is_stream=True, now_s=0.0))  # type: ignore[arg-type]
+    running = asyncio.create_task(hub.run())
+    await _until(lambda: wire.sent)
+    assert wire.sent[-1].startswith(b"id: 3-1\n")
+    line.epoch, line.version = 4, 2
+    line.announced.put_nowait([BackendChanged(2)])
+    await _until(lambda: len(wire.sent) > 1)
+    assert wire.sent[-1].startswith(b"id: 4-2\n")
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_who_is_new_while_nobody_answers_is_to_come_again_and_not_told_that_the_event_is_gone() -> None:
+    line = Line([1, 2])
+    line.gone, line.refusal = True, Refused("not_primary", "between two roles")
+    hub = hub_over(line)
+    running = asyncio.create_task(hub.run())
+    wire = connect(hub, 1)
+    await _until(lambda: wire.closed)
+    assert wire.sent == [close_frame(4001)]
+    running.cancel()
+    await asyncio.wait([running])
 
 
 async def _until(condition: object) -> None:
