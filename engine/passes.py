@@ -24,6 +24,7 @@ import msgspec
 from engine.errors import Refused
 from engine.identities import subject_of
 from engine.signatures import Kind, Natural, key_set_of, public_of, sign, signing_key, verified, verifying_keys
+from engine.tokens import ahead_of
 
 PASS = Kind("pass", "stanchion-pass+jwt", "bad_token", 1024)
 RELEASES = 2
@@ -111,7 +112,7 @@ class Passes:
         if claims.aud != event_id or claims.ev != event_id:
             raise _bad("belongs to another event")
         if claims.epoch > epoch:
-            raise _bad("comes from a later epoch than this server's")
+            raise ahead_of("pass")
         return claims
 
     def release_of(self, claims: PassClaims) -> int | None:

@@ -152,7 +152,7 @@ class QueueTokens:
         if claims.issued_s + QUEUE_TOKEN_LIFE_S <= now_s:
             raise _bad("has expired")
         if claims.epoch > epoch:
-            raise _bad("comes from a later epoch than this server's")
+            raise ahead_of("token")
         return claims
 
 
@@ -176,7 +176,7 @@ class SessionTokens:
         if claims.event_id != event_id:
             raise _bad("belongs to another event")
         if claims.epoch > epoch:
-            raise _bad("comes from a later epoch than this server's")
+            raise ahead_of("token")
         return claims
 
 
@@ -227,6 +227,14 @@ def _bytes_of(token: str) -> bytes:
     if token[-1:] not in _LAST[len(token) % 4]:
         raise _bad("is not base64url in its shortest form")
     return raw
+
+
+def ahead_of(what: str) -> Refused:
+    """Return the refusal of what a server signed that is ahead of this one: a later primary, whom it has yet to follow.
+
+    It is good, so nobody may throw it away on this server's word.
+    """
+    return Refused("not_primary", f"the {what} comes from a later epoch than this server's", retry_after_s=1)
 
 
 def _bad(problem: str) -> Refused:

@@ -45,7 +45,7 @@ from snapshots.standby import CutReport, StandbyLog
 from snapshots.storage import Storage
 from snapshots.wal import RESTARTS_PER_TERM, FrameHeader
 
-CONNECT_TIMEOUT_S = 3.0
+CONNECT_TIMEOUT_S = 10.0
 HEAR_EVERY_S = 1.0
 INBOX_LIMIT = 256
 BARRIER = -1
@@ -129,6 +129,8 @@ class Following:
         self.end_lsn = self.replica.held_lsn
         self.promised_ns = 0
         self.caught_up_ns = 0
+        self.end_bytes = 0
+        self._bytes_before: int | None = None
 
     # ---- what the backend asks of its primary ----------------------------------------------------------
 
@@ -264,7 +266,7 @@ class Following:
         self._events.on_welcome(welcome, hello.node_id)
         if welcome.begin == "snapshot":
             await self._take_snapshot(link)
-        self._received_bytes = 0
+        self._received_bytes, self._bytes_before = 0, None
         await self._stream(link)
         return ""
 
@@ -347,20 +349,18 @@ class Following:
         self._outbox = Outbox()
         self._caller = Caller(self._outbox.take, self.replica.applied_lsn)
         self._link, self._ring_key = link, link.key
-        ends = {
-            asyncio.create_task(_read(link, inbox, 2 * self._settings.lease_s)),
-            asyncio.create_task(self._outbox.send_over(link)),
-        }
+        reading = asyncio.create_task(_read(link, inbox, 2 * self._settings.lease_s))
+        sending = asyncio.create_task(self._outbox.send_over(link))  # where it cannot, reading ends, too
         taking = asyncio.create_task(self._take_all(inbox))
         try:
-            await asyncio.wait({*ends, taking}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reading, taking}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._lose_link()
             link.close()
-            for task in (*ends, taking):
+            for task in (reading, sending, taking):
                 task.cancel()
-            await asyncio.wait({*ends, taking})
-        for task in (taking, *ends):
+            await asyncio.wait({reading, sending, taking})
+        for task in (taking, reading, sending):
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
@@ -372,6 +372,7 @@ class Following:
             await self._take([message for message in batch if isinstance(message, Ship)])
             for message in batch:
                 self._take_word(message)
+                inbox.task_done()
 
     async def _take(self, ships: list[Ship]) -> None:
         """Append, flush, acknowledge, apply: everything that came, at once."""
@@ -383,6 +384,7 @@ class Following:
         self._received_bytes += sum(map(len, pieces))
         self.committed_lsn = max(self.committed_lsn, newest.committed_lsn)
         self.end_lsn, self.end_bytes = newest.end_lsn, newest.end_bytes
+        self.caught_up_ns = self.caught_up_ns or self._boottime_ns()
         if self._log is not None:
             self._acknowledge(self._log.position.lsn, newest)
         try:
@@ -395,6 +397,7 @@ class Following:
         self._pass_barrier()
         if self.replica.held_lsn >= newest.end_lsn:
             self.caught_up_ns = self._boottime_ns()
+            self._bytes_before = newest.end_bytes - self._received_bytes
             if not self.is_caught_up:
                 self.is_caught_up = True
                 self._events.on_replica(self.replica)
@@ -480,12 +483,16 @@ class Following:
             self._link.close()
             self._lose_link()
 
-    def lag(self) -> Lag:
-        """Return how far this follower is behind its primary."""
+    def lag(self) -> Lag | None:
+        """Return how far this follower was behind when it last heard of its primary; None where it never did."""
+        if not self.caught_up_ns:
+            return None
         records = max(0, self.end_lsn - self.replica.applied_lsn)
-        seconds = (self._boottime_ns() - self.caught_up_ns) / 1e9 if self.caught_up_ns else 0.0
-        behind = records > 0 or self._link is None
-        return Lag(records, 0, seconds if behind else 0.0)
+        before = self.end_bytes - self._received_bytes if self._bytes_before is None else self._bytes_before
+        size_bytes = max(0, self.end_bytes - before - self._received_bytes)
+        is_behind = records > 0 or self._link is None
+        seconds = (self._boottime_ns() - self.caught_up_ns) / 1e9
+        return Lag(records, size_bytes, seconds if is_behind else 0.0)
 
     def may_seek_promotion(self, now_ns: int) -> bool:
         """Whether the promise given with the last acknowledgement is over, and this standby was in step."""
@@ -523,14 +530,20 @@ class Outbox:
 
 
 async def _read(link: SealedLink, inbox: "asyncio.Queue[Message]", silence_s: float) -> None:
-    """Put what comes into the inbox; a primary says something often, so silence means that it is gone."""
-    while True:
-        try:
+    """Put what comes into the inbox; a primary says something often, so silence means that it is gone.
+
+    Whatever came before the end still counts, so it ends only when all of it was taken.
+    """
+    try:
+        while True:
             async with asyncio.timeout(silence_s):
                 message = await link.receive()
-        except TimeoutError:
-            raise LinkClosed(f"nothing was heard for {silence_s:g} s") from None
-        await inbox.put(message)
+            await inbox.put(message)
+    except TimeoutError:
+        raise LinkClosed(f"nothing was heard for {silence_s:g} s") from None
+    except LinkClosed:
+        await inbox.join()
+        raise
 
 
 async def _slices(link: SealedLink) -> AsyncIterator[bytes]:

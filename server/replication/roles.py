@@ -399,7 +399,7 @@ class Member:
         return None
 
     async def _distrust(self, error: StateDiffers) -> None:
-        """Give up a state that is not the primary's and start over from a snapshot; once, or it is the primary's fault."""
+        """Give up a state that is not the primary's and start over from a snapshot, once: then the primary is at fault."""
         log.critical("state_differs", problem=str(error))
         if self._has_differed:
             raise Damaged(f"{error}: it does so after a new start, too; look at the primary's memory and version")
@@ -553,13 +553,13 @@ class Member:
             lags = self.leading.lags()
             facts |= {"standing": self.leading.agreement.standing.value, "standby": self.leading.agreement.standby}
             facts |= {"in_step": self.leading.agreement.standing is Standing.IN_STEP, "followers": len(lags)}
-            worst = max(lags.values(), key=lambda lag: lag.records, default=Lag(0, 0, 0.0))
+            worst: Lag | None = max(lags.values(), key=lambda lag: lag.records, default=Lag(0, 0, 0.0))
         else:
             following = self.following
             facts |= {"primary_url": self._primary_url, "connected": following is not None and following.is_reachable}
             facts |= {"in_step": following is not None and following.in_step}
-            worst = Lag(0, 0, 0.0) if following is None else following.lag()
-        facts |= {"lag_records": worst.records, "lag_bytes": worst.bytes, "lag_seconds": round(worst.seconds, 3)}
+            worst = None if following is None else following.lag()
+        facts |= {f"lag_{name}": worst and getattr(worst, name) for name in ("records", "bytes", "seconds")}
         facts |= {"committed_lsn": self.committed_lsn, "lost": self.promoted_lost}
         facts["put_aside"] = None if self.last_cut is None else self.last_cut.sentence
         return facts

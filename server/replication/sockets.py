@@ -15,7 +15,7 @@ import structlog
 from aiohttp import WSMsgType, hdrs, web
 
 from engine.errors import Refused
-from server.answers import Answer
+from server.answers import Answer, handed_over
 from server.replication.link import (
     HANDSHAKE_MAX_BYTES,
     HANDSHAKE_MESSAGES,
@@ -169,7 +169,10 @@ class ReplicationRoute:
         if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
             raise Refused("bad_request", "followers open a WebSocket here", field="Upgrade")
         socket = web.WebSocketResponse(compress=False, max_msg_size=PIECE_BYTES + 1, timeout=FAREWELL_S)
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ConnectionError:
+            return handed_over()  # it went away meanwhile, and there is nobody to answer
         address, link = request.remote, SocketLink(socket)
         try:
             await self._serve(link)
