@@ -17,7 +17,15 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from engine.errors import NotPermitted, Refused, StanchionError, UsageError
-from server import commands_data, commands_event, commands_follow, commands_keys, commands_verify, commands_visitor
+from server import (
+    commands_data,
+    commands_event,
+    commands_follow,
+    commands_keys,
+    commands_rehearse,
+    commands_verify,
+    commands_visitor,
+)
 from server.config import Config, Loaded, load
 from server.keys import read_key_file
 from server.main import FollowOptions
@@ -145,6 +153,7 @@ app.add_typer(commands_keys.app)
 commands_verify.add_to(app)
 commands_follow.add_to(app)
 commands_data.add_to(app)
+commands_rehearse.add_to(app)
 
 
 # ---- the way in -----------------------------------------------------------------------------------------
