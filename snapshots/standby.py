@@ -246,11 +246,11 @@ class StandbyLog:
 
     def _verify_first(self, header: SegmentHeader) -> None:
         filling = self._filling
-        if filling is not None:
-            if (header.sequence, header.log_id) != (filling.position.sequence, filling.log_id):
-                raise Damaged(f"segment {header.sequence} is not the one in which the snapshot's position lies")
-        elif (header.sequence, header.first_lsn, header.chain) != (1, 1, first_chain(header.log_id)):
-            raise Damaged(f"the log does not begin with segment {header.sequence} at LSN {header.first_lsn}")
+        if filling is not None and header.log_id != filling.log_id:
+            raise Damaged(f"segment {header.sequence} is of another log than the snapshot")
+        is_beginning = (header.sequence, header.first_lsn, header.chain) == (1, 1, first_chain(header.log_id))
+        if not is_beginning and (filling is None or header.sequence != filling.position.sequence):
+            raise Damaged(f"this log cannot begin with segment {header.sequence} at LSN {header.first_lsn}")
 
     def _fill(self) -> None:
         """Say that the folder is complete as soon as the log has come to the snapshot that was received."""
