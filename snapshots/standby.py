@@ -143,6 +143,11 @@ class StandbyLog:
         return self._writer.position
 
     @property
+    def is_whole(self) -> bool:
+        """Whether there is a state here to lead with: a log, and if it began with a snapshot, all up to that."""
+        return self.position.sequence > 0 and self._filling is None
+
+    @property
     def epoch(self) -> int:
         """The newest epoch in the log, or that of the snapshot received."""
         return max(self._check.epoch, 0 if self._filling is None else self._filling.epoch)
@@ -440,7 +445,7 @@ class StandbyLog:
             raise self._broken
         assert not self._busy and not self._closed, "nothing is appended any more"
         end = self.position
-        if end.sequence == 0 or self._filling is not None:
+        if not self.is_whole:
             raise Refused("conflict", "this standby has not received the whole state yet", reason="not_here_yet")
         with self._leaving():
             found = replace(self.found, last_lsn=end.lsn, previous_epoch=self.epoch)

@@ -494,6 +494,8 @@ class Member:
             raise Refused("conflict", "this server is the primary already", reason="is_primary")
         if following is None or self._log is None:
             raise Refused("conflict", "a follower without a data folder cannot be promoted", reason="no_data")
+        if not self._log.is_whole:
+            raise Refused("conflict", "this standby has not received the whole state yet", reason="not_here_yet")
         lost = ""
         if following.is_reachable:
             handed = await following.ask_to_hand_over(HANDOVER_TIMEOUT_S)
