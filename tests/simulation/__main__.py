@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import json
 import time
 from importlib import import_module
 from typing import Any
@@ -46,6 +47,8 @@ def main() -> int:
 def tell(outcome: Any) -> None:
     """Print a life for people: its plan, what happened, what was violated."""
     print("\n".join(outcome.trace[-TOLD_LINES:]))
+    if outcome.violations:
+        print(f"PLAN {json.dumps(outcome.plan)}")
     for violation in outcome.violations:
         print(f"VIOLATION in seed {outcome.plan.seed}: {violation}")
 

@@ -30,14 +30,17 @@ def judge(history: History, venue: Venue, is_async: bool) -> Iterator[str]:
     yield from one_number_each(by_visitor)
     yield from in_order(history.answers)
     gone = {its.visitor for its in history.answers if its.verb == "leave"}
-    yield from nobody_lost(by_visitor, venue, lossy, is_async, gone)
+    # Whoever leaves after a join that nobody answered may find it done later: it was on its way, as any request may be.
+    late = {its.visitor for its in history.answers if its.verb == "join" and its.outcome != "ok"} & gone
+    staying = {visitor: its for visitor, its in by_visitor.items() if visitor not in late}
+    yield from nobody_lost(staying, venue, lossy, is_async, gone)
     yield from one_writer_per_term(good)
     yield from no_old_term_speaks(good)
     yield from nothing_older_than_known(good)
     if not lossy:
         yield from never_worse(by_visitor)
         yield from let_in_in_order(venue)
-        yield from what_was_done_stays(by_visitor, venue)
+        yield from what_was_done_stays(staying, venue)
 
 
 def one_number_each(by_visitor: dict[str, list[Answered]]) -> Iterator[str]:
@@ -122,14 +125,15 @@ def no_old_term_speaks(good: list[Answered]) -> Iterator[str]:
 
 
 def nothing_older_than_known(good: list[Answered]) -> Iterator[str]:
-    """A read is as new as every write that was answered before it was asked, its own visitor's included."""
-    writes = sorted((its for its in good if its.verb in WRITES and its.lsn), key=lambda its: its.spoken_s)
+    """A read is as new as every answer that was given before it was asked, its own visitor's included."""
+    told = [its for its in good if its.lsn and not its.is_stale]
+    given = sorted(told, key=lambda its: its.spoken_s)
     floor, at = (0, 0), 0
-    for its in sorted((its for its in good if its.verb in READS and its.lsn), key=lambda its: its.sent_s):
-        while at < len(writes) and writes[at].spoken_s < its.sent_s:
-            floor = max(floor, (term_of(writes[at].epoch), writes[at].lsn))
+    for its in sorted((its for its in told if its.verb in READS), key=lambda its: its.sent_s):
+        while at < len(given) and given[at].spoken_s < its.sent_s:
+            floor = max(floor, (term_of(given[at].epoch), given[at].lsn))
             at += 1
-        if not its.is_stale and (term_of(its.epoch), its.lsn) < floor:
+        if (term_of(its.epoch), its.lsn) < floor:
             yield (
                 f"{its.by} ({its.role}) answered {its.visitor}'s {its.verb} of {its.sent_s:.3f} as of term "
                 f"{term_of(its.epoch)}, LSN {its.lsn}; known was term {floor[0]}, LSN {floor[1]}"
