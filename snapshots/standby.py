@@ -276,7 +276,6 @@ class StandbyLog:
             self._broken = self._broken or error
 
     # Taking history out
-
     def best_cut(self, starts: Sequence[LogPosition]) -> LogPosition | None:
         """Return the newest of a primary's segment starts that is a place in this log, as this log has it.
 
