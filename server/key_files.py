@@ -138,7 +138,7 @@ class KeyFolder:
             _sync_folder(self.place)
 
     def install(self, keys: Sequence[Key]) -> None:
-        """Write a ring that another server handed on, durably and whole; it comes without texts. Raises StorageFailed."""
+        """Write a ring that another server handed on, durably and whole; it brings no texts. Raises StorageFailed."""
         with _storage_errors(self.place):
             self.place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.place.mkdir(mode=0o700, exist_ok=True)

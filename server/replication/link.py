@@ -181,13 +181,11 @@ class Reception:
         try:
             async with asyncio.timeout(PROOF_TIMEOUT_S):
                 return await answer(link, self._keys(), self._node_id, self._url)
-        except WrongKey:
-            self.wrong_keys += 1
-            raise
-        except TimeoutError:
-            raise LinkClosed(f"nothing was proven within {PROOF_TIMEOUT_S:g} s") from None
-        except BaseException:
+        except BaseException as error:
             link.close()
+            self.wrong_keys += isinstance(error, WrongKey)
+            if isinstance(error, TimeoutError):
+                raise LinkClosed(f"nothing was proven within {PROOF_TIMEOUT_S:g} s") from None
             raise
         finally:
             self.strangers -= 1

@@ -29,6 +29,7 @@ from server.routes import Call, Listener, Route
 
 PATH = "/v1/replication"
 PIECE_BYTES = 256 << 10
+FRAME_LIMIT_BYTES = PIECE_BYTES + 2  # aiohttp refuses what is as large as its limit
 FAREWELL_S = 1.0
 _MORE, _LAST = b"\0", b"\1"
 
@@ -131,7 +132,7 @@ async def open_link(url: str, session: aiohttp.ClientSession) -> Link:
     """Open a link to whoever listens at a URL; raises OSError, LinkClosed."""
     try:
         socket = await session.ws_connect(
-            url.rstrip("/") + PATH, max_msg_size=PIECE_BYTES + 1, compress=0, autoping=True
+            url.rstrip("/") + PATH, max_msg_size=FRAME_LIMIT_BYTES, compress=0, autoping=True
         )
     except aiohttp.ClientConnectorError as error:
         raise error.os_error from None
@@ -168,7 +169,7 @@ class ReplicationRoute:
             raise Refused("forbidden", "no page has any business here")
         if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
             raise Refused("bad_request", "followers open a WebSocket here", field="Upgrade")
-        socket = web.WebSocketResponse(compress=False, max_msg_size=PIECE_BYTES + 1, timeout=FAREWELL_S)
+        socket = web.WebSocketResponse(compress=False, max_msg_size=FRAME_LIMIT_BYTES, timeout=FAREWELL_S)
         try:
             await socket.prepare(request)
         except ConnectionError:
