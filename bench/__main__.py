@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from bench import machine, report
-from bench.cases import admission, crowd, line, over_http, push, recovery, room, sockets, wal
+from bench.cases import admission, crowd, failover, line, over_http, push, recovery, room, sockets, wal
 from bench.outcome import BenchFailed, Outcome, Setting
 
 RESULTS = Path(__file__).parent / "results"
@@ -31,6 +31,7 @@ BENCHES: Mapping[str, Callable[[Setting], Outcome]] = MappingProxyType(
         "http": over_http.run,
         "push": push.run,
         "sockets": sockets.run,
+        "failover": failover.run,
         "recovery": recovery.run,
         "crowd": crowd.run,
     }

@@ -69,9 +69,10 @@ class Joiner:
 
 
 def serve_pipe(pipe: Connection, port: int, first: int, per_s: int, cores: set[int]) -> None:
-    """Join until each time that comes through the pipe, and answer with the latencies, until told None."""
+    """Say when it is connected, then join until each time that comes, and answer with latencies, until told None."""
     machine.pin(0, cores)
     joiner = Joiner(port, first, per_s)
+    pipe.send(len(joiner.latencies_ms))
     while (until_ns := pipe.recv()) is not None:
         joiner.latencies_ms = array("d")
         joiner.run(until_ns)

@@ -9,7 +9,7 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ import typer
 from engine.errors import UsageError
 from server.rehearsal_joins import Crowd, Join, Verdict, judge
 from server.rehearsal_pair import Pair
-from server.terminal import Bar, bar, notes, print_json, print_table
+from server.terminal import bar, notes, print_json, print_table
 
 EVENT = "rehearsal"
 SETTINGS = {"batch_size": 1, "batch_interval_s": 3600}
@@ -75,7 +75,7 @@ def rehearse(
 class _Steps:
     """How far the drill is; shown again and again, so that a bar moves although a step takes seconds."""
 
-    def __init__(self, kills: int, shown: Bar) -> None:
+    def __init__(self, kills: int, shown: Callable[[int, int], None]) -> None:
         self._done, self._total, self._shown = 0, 1 + 3 * kills, shown
 
     def next(self) -> None:
@@ -90,9 +90,9 @@ class _Steps:
 
 
 async def drill(
-    folder: Path, mode: str, joins_per_s: int, kills: int, witness: str | None, shown: Bar
+    folder: Path, mode: str, joins_per_s: int, kills: int, witness: str | None, shown: Callable[[int, int], None]
 ) -> dict[str, Any]:
-    """Run the drill and return what it came to."""
+    """Run the drill and return what it came to; `shown` is told how many steps of how many are done."""
     if mode == "sync" and witness is None:
         witness = f"flock:{folder / 'witness'}"
     steps = _Steps(kills, shown)

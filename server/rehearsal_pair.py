@@ -72,12 +72,12 @@ class Pair:
         """Start the one that was killed as a follower of the other, and wait until it is in step."""
         await self._follow(1 - self.leader, self.leader)
 
-    async def admin(self, method: str, path: str, body: object = None) -> Any:
-        """Return what the admin API of whoever leads answers: JSON, or lines of it; raises Unreachable."""
+    async def admin(self, method: str, path: str, body: object = None, *, index: int | None = None) -> Any:
+        """Return what the admin API answers, of whoever leads or of one of both; raises Unreachable."""
         try:
             key = (self._folders[0] / "keys" / "admin.key").read_text().strip()
             headers, timeout = {"Authorization": f"Bearer {key}"}, aiohttp.ClientTimeout(CALL_LIMIT_S)
-            url = self.urls[self.leader] + path
+            url = self.urls[self.leader if index is None else index] + path
             async with self._session.request(method, url, json=body, headers=headers, timeout=timeout) as response:
                 if response.status >= 300:
                     raise Unreachable(f"{method} {path} was answered {response.status}: {await response.text()}")

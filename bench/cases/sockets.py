@@ -94,6 +94,7 @@ def measure(setting: Setting, processes: int, count: int, rounds: int, cores: tu
             raise BenchFailed("not everybody was connected and given a number")
         measured.socket_bytes = (sum(server.rss_bytes() for server in found) - empty_bytes) / count
         joins = stack.enter_context(helper(joiner.serve_pipe, primary.port, LATER_VISITORS, JOINS_PER_S, cores[1]))
+        joins.answer()
         time.sleep(SETTLE_S)
         _rounds(setting, measured, primary, found, fleets, joins, rounds)
         setting.say(f"sockets: {count:,} come back")
