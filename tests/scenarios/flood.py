@@ -2,8 +2,8 @@
 
 Everybody makes one join, at their own moment, under one Idempotency-Key. Whoever is refused with a 503, loses the
 connection or waits for a second asks the other address at once, and from then on again and again, a second or so
-apart, until there is an answer. One process with plain protocols and no task or future per request keeps up with
-thousands of joins a second next to the servers it asks.
+apart at first, until there is an answer. One process with plain protocols and no task or future per request keeps up
+with thousands of joins a second next to the servers it asks.
 
 Most ask where they believe the primary to be (the last address that did its work), some the other one, which sends a
 join on. What everybody was answered, and when, is kept in their `Join`.
@@ -31,6 +31,7 @@ TICK_S = 0.002
 LANES = 1_000
 SHUT_S = 0.1
 RETRY_S = (0.5, 1.5)
+PATIENCE, MOST_PATIENCE = 1.5, 8.0  # pauses grow, so that a server that is behind is not buried
 ONE_IN = 50
 _PLACES = msgspec.json.Decoder(PlaceReply)
 
@@ -280,7 +281,8 @@ class Flood:
         if join.attempts == 1:
             self._ask(join, 1 - join.door)
         else:
-            heappush(self._retries, (time.monotonic() + self.chance.uniform(*self.retry_s), join.index, join))
+            pause_s = self.chance.uniform(*self.retry_s) * min(MOST_PATIENCE, PATIENCE ** (join.attempts - 2))
+            heappush(self._retries, (time.monotonic() + pause_s, join.index, join))
 
 
 @contextmanager
