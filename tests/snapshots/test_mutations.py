@@ -169,11 +169,12 @@ CHECKS: dict[str, Callable[[Package], Awaitable[None]]] = {
 LIKELY = {
     "backup": "power cut around a backup",
     "copying": "power cut in a recovery",
-    "cutting": "power cut while history is put aside",
+    "cutting": "power cut in a standby's life",
     "mirroring": "power cut in a standby's life",
     "notes": "power cut in a standby's life",
-    "quarantine": "power cut in a recovery",
+    "quarantine": "power cut while a bad snapshot is put aside",
     "recovery": "power cut in a recovery",
+    "snapshot.receive_snapshot": "power cut in a standby's life",
 }
 
 
@@ -182,7 +183,9 @@ async def killed_by(site: Site | None) -> str:
 
     The check that is likeliest to fail goes first, only to save time.
     """
-    likely = LIKELY.get(site.module) if site is not None else None
+    likely = None
+    if site is not None:
+        likely = LIKELY.get(f"{site.module}.{site.function}", LIKELY.get(site.module))
     with mutant(site) as package:
         for name in sorted(CHECKS, key=lambda name: name != likely):
             try:
@@ -197,6 +200,7 @@ async def test_all_checks_pass_on_an_unchanged_copy_of_the_package() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_without_any_one_flush_or_rename_some_check_fails(report) -> None:
     table = {site: await killed_by(site) for site in sites()}
     for site, killer in table.items():
