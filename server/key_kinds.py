@@ -8,6 +8,7 @@ without it, and that of pass ids, because a pass minted again must be the same a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hmac import compare_digest
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -75,6 +76,12 @@ class Secret:
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and compare_digest(self._raw, other._raw)
+
+    def __hash__(self) -> int:
+        return hash(self._raw)
 
     def reveal(self) -> bytes:
         """Return the bytes."""
