@@ -37,6 +37,7 @@ __all__ = [
     "Piece",
     "find_boundary",
     "is_in_log",
+    "newest_segment",
     "read_pieces",
     "records_in",
     "segment_starts",
@@ -162,6 +163,13 @@ def segment_starts(storage: Storage) -> list[LogPosition]:
             before = header.sequence - 1
             starts.append(LogPosition(header.first_lsn - 1, header.chain, before, sizes.get(before, 0)))
     return starts
+
+
+def newest_segment(storage: Storage) -> SegmentHeader | None:
+    """Return the header of the newest segment, None where there is none that can be read; reads 64 bytes."""
+    names = segment_names(storage)
+    header = read_segment_header(storage, names[-1]) if names else None
+    return header if isinstance(header, SegmentHeader) else None
 
 
 class ChainCheck:

@@ -80,6 +80,15 @@ def test_reserving_makes_a_file_of_zeros(storage: Storage) -> None:
     assert storage.read("log/a", 0, 6000) == bytes(5000)
 
 
+def test_an_open_file_can_be_made_longer_and_keeps_what_is_in_it(storage: Storage) -> None:
+    write(storage, "log/a", b"0123456789")
+    file = storage.open_file("log/a")
+    assert file.reserve(5000)
+    assert file.reserve(100)
+    file.close()
+    assert storage.read("log/a", 0, 6000) == b"0123456789" + bytes(4990)
+
+
 def test_a_renamed_file_is_still_written_through_the_open_handle(storage: Storage) -> None:
     write(storage, "log/b", b"old")
     file = storage.create("log/a")
@@ -216,6 +225,8 @@ def test_a_full_disk_is_an_answer_only_where_space_is_reserved(
     monkeypatch.setattr(os, "pwrite", full)
     assert storage.reserve("b", 100) is False
     assert not (tmp_path / "b").exists()
+    assert file.reserve(100) is False
+    assert (tmp_path / "a").stat().st_size == 0
     with pytest.raises(StorageFailed):
         file.write(0, b"x")
     file.close()
@@ -228,6 +239,8 @@ def test_an_error_other_than_full_fails_a_reservation(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "posix_fallocate", broken)
     with pytest.raises(StorageFailed, match="cannot reserve"):
         DiskStorage(tmp_path).reserve("b", 100)
+    with pytest.raises(StorageFailed, match="cannot reserve"):
+        DiskStorage(tmp_path).create("a").reserve(100)
 
 
 def test_a_failure_names_the_file_as_it_is_called_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
