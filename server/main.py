@@ -39,11 +39,13 @@ from server.gate import Gate
 from server.key_ring import digest_of
 from server.keys import FOLDER, Keys, load_or_create, settle, stored_ring, watch
 from server.ports import Ports
+from server.replication.ground import Ground
 from server.replication.key_sharing import SharedKeys
 from server.replication.leading import Clocks
 from server.replication.peers import Peers
-from server.replication.roles import Ground, Member
+from server.replication.roles import Member
 from server.replication.settings import ReplicationSettings
+from server.replication.sockets import PATH as REPLICATION_PATH
 from server.replication.sockets import open_link
 from server.replication.witness import Witness, open_witness
 from server.routes import Listener, Route
@@ -216,6 +218,8 @@ class DrainingApp(App):
 
     async def handle(self, request: web.BaseRequest) -> Answer | web.StreamResponse:
         """Answer one request; while draining, the connection ends with the answer."""
+        if request.raw_path == REPLICATION_PATH:  # a follower's link ends with the journal and not with an answer
+            return await super().handle(request)
         self._running += 1
         try:
             answer = await super().handle(request)

@@ -9,14 +9,15 @@ An edge, a follower without a data folder, does the same without the disk, and a
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
 
 from engine.errors import Damaged, Refused
-from server.replication.lag import Lag
+from server.replication.barrier import BARRIER, Barrier
+from server.replication.lag import Lag, told
 from server.replication.lease import MARGIN
 from server.replication.link import Link, LinkClosed, SealedLink, WrongKey, greet
 from server.replication.messages import (
@@ -33,9 +34,9 @@ from server.replication.messages import (
     Ring,
     RingTaken,
     Ship,
-    SnapshotSlice,
     Welcome,
 )
+from server.replication.outbox import Outbox, read_into, slices_of
 from server.replication.replica import Replica
 from server.replication.settings import ReplicationSettings
 from server.replication.verbs import Caller
@@ -48,7 +49,6 @@ from snapshots.wal import RESTARTS_PER_TERM, FrameHeader
 CONNECT_TIMEOUT_S = 10.0
 HEAR_EVERY_S = 1.0
 INBOX_LIMIT = 256
-BARRIER = -1
 
 log = structlog.get_logger("stanchion.replication")
 
@@ -111,10 +111,7 @@ class Following:
         self._check = None if standby_log else ChainCheck.anywhere()
         self._ring_key = ""
         self._heard: dict[str, dict[int, bool]] = {}
-        self._next_barrier: asyncio.Future[None] | None = None
-        self._asked_barrier: asyncio.Future[None] | None = None
-        self._barrier_lsn: int | None = None
-        self._primary_may_speak = True
+        self._barrier = Barrier(lambda: self._outbox.put(Call(BARRIER, b"")))
         self._handed_over: asyncio.Future[HandedOver] | None = None
         self._received_bytes = 0
         self._stopped = False
@@ -137,7 +134,7 @@ class Following:
     @property
     def is_reachable(self) -> bool:
         """Whether the link stands, this follower has caught up once, and the primary may speak for the line."""
-        return self._link is not None and self.is_caught_up and self._primary_may_speak
+        return self._link is not None and self.is_caught_up and self._barrier.is_answered
 
     async def call(self, verb: str, *arguments: object, **options: object) -> Any:
         """Have the primary run a verb; returns once what it says is applied here."""
@@ -146,31 +143,9 @@ class Following:
         return await self._caller.call(verb, *arguments, **options)
 
     async def barrier(self) -> None:
-        """Return once this follower has applied what may be spoken of now; at once where nobody can say.
-
-        One question is under way at a time; everybody who came meanwhile shares the next.
-        """
-        if self._link is None or not self.is_caught_up:
-            return
-        if self._next_barrier is None:
-            self._next_barrier = asyncio.get_running_loop().create_future()
-        asked = self._next_barrier
-        if self._asked_barrier is None:
-            self._ask()
-        await asyncio.shield(asked)
-
-    def _ask(self) -> None:
-        self._asked_barrier, self._next_barrier, self._barrier_lsn = self._next_barrier, None, None
-        if self._asked_barrier is not None:
-            self._outbox.put(Call(BARRIER, b""))
-
-    def _pass_barrier(self, *, anyway: bool = False) -> None:
-        """Let those who asked go on, once what they may not be older than is applied."""
-        asked, lsn = self._asked_barrier, self._barrier_lsn
-        if asked is not None and (anyway or (lsn is not None and lsn <= self.replica.applied_lsn)):
-            if not asked.done():
-                asked.set_result(None)
-            self._ask()
+        """Return once this follower has applied what may be spoken of now; at once where nobody can say."""
+        if self._link is not None and self.is_caught_up:
+            await self._barrier.passed()
 
     def hear(self, event_id: str, arrival: int, visible: bool) -> None:
         """Note that somebody was heard of; the primary is told within a second."""
@@ -236,8 +211,7 @@ class Following:
             return
         self._link = None
         self._caller.drop(self.no_primary())
-        while self._asked_barrier is not None:
-            self._pass_barrier(anyway=True)
+        self._barrier.give_up()
         if self._handed_over is not None and not self._handed_over.done():
             self._handed_over.set_exception(Refused("backend_unavailable", "the primary went away meanwhile"))
 
@@ -322,7 +296,7 @@ class Following:
                 self._events.on_cut(await asyncio.to_thread(self._log.start_over))
             raise LogLeftBehind
         if self._log is not None:
-            await self._log.receive_snapshot(_slices(link))
+            await self._log.receive_snapshot(slices_of(link))
             self.replica.load(self._log.snapshot_parts())
         else:
             self.replica.load(await self._parts(link))
@@ -334,7 +308,7 @@ class Following:
         scratch.make_folder(SNAPSHOT_FOLDER)
         file = await scratch.create_slices(name)
         try:
-            async for data in _slices(link):
+            async for data in slices_of(link):
                 await file.write(data)
             await file.fsync()
         finally:
@@ -349,7 +323,7 @@ class Following:
         self._outbox = Outbox()
         self._caller = Caller(self._outbox.take, self.replica.applied_lsn)
         self._link, self._ring_key = link, link.key
-        reading = asyncio.create_task(_read(link, inbox, 2 * self._settings.lease_s))
+        reading = asyncio.create_task(read_into(inbox, link, 2 * self._settings.lease_s))
         sending = asyncio.create_task(self._outbox.send_over(link))  # where it cannot, reading ends, too
         taking = asyncio.create_task(self._take_all(inbox))
         try:
@@ -394,7 +368,7 @@ class Following:
         if self._log is None:
             self._acknowledge(self.replica.applied_lsn, newest)
         self._caller.applied(self.replica.applied_lsn)
-        self._pass_barrier()
+        self._barrier.applied(self.replica.applied_lsn)
         if self.replica.held_lsn >= newest.end_lsn:
             self.caught_up_ns = self._boottime_ns()
             self._bytes_before = newest.end_bytes - self._received_bytes
@@ -436,8 +410,7 @@ class Following:
             case Ship():
                 return
             case Answer(call_id=call_id) if call_id == BARRIER:
-                self._barrier_lsn, self._primary_may_speak = message.lsn, not message.is_refusal
-                self._pass_barrier(anyway=message.is_refusal)
+                self._barrier.answered(message, self.replica.applied_lsn)
             case Answer():
                 self._caller.answered(message)
             case Ring():
@@ -494,6 +467,10 @@ class Following:
         seconds = (self._boottime_ns() - self.caught_up_ns) / 1e9
         return Lag(records, size_bytes, seconds if is_behind else 0.0)
 
+    def facts(self) -> dict[str, object]:
+        """Return how this follower stands with its primary, for status pages and metrics."""
+        return {"connected": self.is_reachable, "in_step": self.in_step, **told(self.lag())}
+
     def may_seek_promotion(self, now_ns: int) -> bool:
         """Whether the promise given with the last acknowledgement is over, and this standby was in step."""
         return (
@@ -501,57 +478,3 @@ class Following:
             and self.in_step
             and now_ns - self.promised_ns >= self._settings.lease_s * MARGIN * 1e9
         )
-
-
-class Outbox:
-    """What is to be sent, in the order it was put; one task sends it."""
-
-    def __init__(self) -> None:
-        self._messages: list[Message] = []
-        self._wake = asyncio.Event()
-
-    def put(self, message: Message) -> None:
-        """Have a message sent soon."""
-        self._messages.append(message)
-        self._wake.set()
-
-    async def take(self, message: Message) -> None:
-        """Have a message sent soon; does not wait for it."""
-        self.put(message)
-
-    async def send_over(self, link: SealedLink) -> None:
-        """Send until the link closes."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            messages, self._messages = self._messages, []
-            for message in messages:
-                await link.send(message)
-
-
-async def _read(link: SealedLink, inbox: "asyncio.Queue[Message]", silence_s: float) -> None:
-    """Put what comes into the inbox; a primary says something often, so silence means that it is gone.
-
-    Whatever came before the end still counts, so it ends only when all of it was taken.
-    """
-    try:
-        while True:
-            async with asyncio.timeout(silence_s):
-                message = await link.receive()
-            await inbox.put(message)
-    except TimeoutError:
-        raise LinkClosed(f"nothing was heard for {silence_s:g} s") from None
-    except LinkClosed:
-        await inbox.join()
-        raise
-
-
-async def _slices(link: SealedLink) -> AsyncIterator[bytes]:
-    """Yield the bytes of a snapshot's file."""
-    while True:
-        message = await link.receive()
-        if not isinstance(message, SnapshotSlice):
-            raise LinkClosed("the rest of a snapshot was due")
-        yield message.data
-        if message.is_last:
-            return

@@ -10,3 +10,8 @@ class Lag:
     records: int
     bytes: int
     seconds: float
+
+
+def told(lag: Lag | None) -> dict[str, object]:
+    """Return a lag as facts by name, each None where nothing is known."""
+    return {f"lag_{name}": lag and getattr(lag, name) for name in ("records", "bytes", "seconds")}

@@ -6,7 +6,7 @@ waits is told `not_primary`, and nothing is promised any more.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -15,7 +15,7 @@ from engine.backends.memory import MemoryBackend
 from engine.errors import Damaged, Refused, StorageFailed
 from engine.venue import Venue
 from server.replication.agreement import Agreement, Standing
-from server.replication.lag import Lag
+from server.replication.lag import Lag, told
 from server.replication.lease import LeaseKeeper
 from server.replication.messages import HandedOver
 from server.replication.publisher import Publisher, PublisherEvents, RingSource, Session
@@ -243,6 +243,10 @@ class Leading:
             told.append("the right to answer has run out")
         return tuple(told)
 
-    def lags(self) -> Mapping[str, Lag]:
-        """Return how far each follower is behind, by its node id."""
-        return self.publisher.lags()
+    def facts(self) -> dict[str, object]:
+        """Return how this primary stands with its followers, for status pages and metrics."""
+        agreement, lags = self.agreement, self.publisher.lags()
+        worst = max(lags.values(), key=lambda lag: lag.records, default=Lag(0, 0, 0.0))
+        facts: dict[str, object] = {"standing": agreement.standing.value, "standby": agreement.standby}
+        facts |= {"in_step": agreement.standing is Standing.IN_STEP, "followers": len(lags)}
+        return facts | told(worst)

@@ -6,88 +6,34 @@ The `Seat` is what the rest of the process holds; between two roles it answers `
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from engine.backends.seat import Seat
 from engine.errors import Damaged, Refused
-from server.replication.agreement import Standing
-from server.replication.following import Following, FollowingEvents, LinkOpener, LogLeftBehind, StateDiffers
-from server.replication.key_sharing import HandOn
-from server.replication.lag import Lag
+from server.replication.following import Following, FollowingEvents, LogLeftBehind, StateDiffers
+from server.replication.ground import Ground
+from server.replication.inquiry import ask, who_leads_since
 from server.replication.leading import Clocks, Leading, Stepdown
 from server.replication.lease import LeaseKeeper, LeaseWatch
-from server.replication.link import Link, LinkClosed, Reception, greet
-from server.replication.messages import Follow, Ring, Welcome
+from server.replication.link import Link, LinkClosed, Reception
+from server.replication.messages import Follow, Welcome
 from server.replication.replica import Replica
-from server.replication.settings import ReplicationSettings
 from server.replication.witness import Lease, Witness, WitnessUnreachable
 from snapshots.journal import Journal
-from snapshots.options import JournalOptions
-from snapshots.scan import read_segment_header
+from snapshots.shipping import newest_segment
 from snapshots.standby import CutReport, StandbyLog
-from snapshots.storage import Storage
-from snapshots.survey import segment_names
-from snapshots.wal import RESTARTS_PER_TERM, SegmentHeader
+from snapshots.wal import RESTARTS_PER_TERM
 
 ASK_TIMEOUT_S = 1.0
 ASK_PEERS_EVERY_S = 5.0
 HANDOVER_TIMEOUT_S = 10.0
 
 log = structlog.get_logger("stanchion.replication")
-
-
-class PeerStore(Protocol):
-    """Where the URLs of the others are remembered."""
-
-    def load(self) -> list[str]:
-        """Return what was saved last."""
-
-    def save(self, urls: list[str]) -> None:
-        """Remember these."""
-
-
-class KeyPort(Protocol):
-    """The key ring, as replication sees it."""
-
-    @property
-    def draw_key(self) -> bytes:
-        """What the secrets of draws are made of."""
-
-    def handshake_keys(self) -> list[str]:
-        """Return what a peer may show that it holds, the one this process shows first."""
-
-    def sealed(self, key: str) -> Ring:
-        """Return the ring as it is handed on to whoever opened a link with this key."""
-
-    def take(self, sealed: bytes, key: str) -> None:
-        """Believe a ring that was handed on."""
-
-    def lead(self, hand_on: HandOn | None) -> None:
-        """Changes are handed on with this from now on; None: this process may not change keys."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What a process stands on. `storage` is None for an edge, `scratch` is where it may put a snapshot meanwhile.
-
-    `open_witness` gets the id of the cluster. `follow` is where to begin as a follower, None to begin as primary.
-    """
-
-    settings: ReplicationSettings
-    storage: Storage | None
-    scratch: Storage | None
-    options: JournalOptions
-    open_link: LinkOpener
-    open_witness: Callable[[bytes], Witness] | None
-    follow: str | None
-    peers: PeerStore
-    keys: KeyPort
-    clocks: Clocks
 
 
 class Member:
@@ -216,9 +162,9 @@ class Member:
         """Lead, unless somebody else does."""
         storage, known = self._ground.storage, None
         assert storage is not None, "a primary has a data folder"
-        known = _newest_segment(storage)
+        known = newest_segment(storage)
         term = max(1, 0 if known is None else known.epoch // RESTARTS_PER_TERM)
-        if known is not None and (url := await self._who_leads_since(term)) is not None:
+        if known is not None and (url := await who_leads_since(self._ground, self._urls, term)) is not None:
             self._primary_url = url
             return
         journal = Journal.open(storage, self._ground.options)
@@ -265,7 +211,7 @@ class Member:
         await journal.close()
         if held.holder == self._settings.node_id:
             assert self._ground.storage is not None
-            options = _least_epoch(self._ground.options, held.term * RESTARTS_PER_TERM)
+            options = replace(self._ground.options, least_epoch=held.term * RESTARTS_PER_TERM)
             await self._take_the_lead(Journal.open(self._ground.storage, options), None, None)
             return
         self._primary_url = held.url
@@ -306,33 +252,8 @@ class Member:
             await asyncio.sleep(ASK_PEERS_EVERY_S)
             here = [session.hello.url for session in leading.publisher.sessions.values()]
             for url in [url for url in self._urls if url not in here]:
-                if (welcome := await self._ask(url)) is not None:
+                if (welcome := await ask(self._ground, url)) is not None:
                     leading.superseded(welcome.epoch // RESTARTS_PER_TERM, welcome.primary_url or url)
-
-    async def _who_leads_since(self, term: int) -> str | None:
-        """Return who leads a higher term than this process knows of, None where nobody says so."""
-        answers = await asyncio.gather(*(self._ask(url) for url in self._urls))
-        higher = [
-            (welcome.epoch // RESTARTS_PER_TERM, welcome.primary_url or url)
-            for url, welcome in zip(self._urls, answers, strict=True)
-            if welcome is not None and welcome.epoch // RESTARTS_PER_TERM > term
-        ]
-        return max(higher)[1] if higher else None
-
-    async def _ask(self, url: str) -> Welcome | None:
-        """Ask one peer who is who; None where it does not answer."""
-        keys, settings = self._ground.keys, self._settings
-        with suppress(OSError, TimeoutError, LinkClosed, Refused):
-            async with asyncio.timeout(ASK_TIMEOUT_S):
-                link = await self._ground.open_link(url)
-                try:
-                    sealed, _ = await greet(link, keys.handshake_keys(), settings.node_id, settings.url)
-                    await sealed.send(Follow(b"", None, 0, 0, False, True))
-                    welcome = await sealed.receive()
-                finally:
-                    link.close()
-            return welcome if isinstance(welcome, Welcome) else None
-        return None
 
     # ---- as follower ------------------------------------------------------------------------------------
 
@@ -399,7 +320,7 @@ class Member:
         return None
 
     async def _distrust(self, error: StateDiffers) -> None:
-        """Give up a state that is not the primary's and start over from a snapshot, once: then the primary is at fault."""
+        """Give up a state that is not the primary's and start over from a snapshot; only once."""
         log.critical("state_differs", problem=str(error))
         if self._has_differed:
             raise Damaged(f"{error}: it does so after a new start, too; look at the primary's memory and version")
@@ -550,19 +471,12 @@ class Member:
 
     def status(self) -> Mapping[str, Any]:
         """Return mode, term and lag, for status pages and metrics."""
-        facts: dict[str, Any] = {"mode": self._settings.mode, "term": self.term}
+        facts = {"mode": self._settings.mode, "term": self.term, "committed_lsn": self.committed_lsn}
         if self.leading is not None:
-            lags = self.leading.lags()
-            facts |= {"standing": self.leading.agreement.standing.value, "standby": self.leading.agreement.standby}
-            facts |= {"in_step": self.leading.agreement.standing is Standing.IN_STEP, "followers": len(lags)}
-            worst: Lag | None = max(lags.values(), key=lambda lag: lag.records, default=Lag(0, 0, 0.0))
-        else:
-            following = self.following
-            facts |= {"primary_url": self._primary_url, "connected": following is not None and following.is_reachable}
-            facts |= {"in_step": following is not None and following.in_step}
-            worst = None if following is None else following.lag()
-        facts |= {f"lag_{name}": worst and getattr(worst, name) for name in ("records", "bytes", "seconds")}
-        facts |= {"committed_lsn": self.committed_lsn, "lost": self.promoted_lost}
+            facts |= self.leading.facts()
+        elif self.following is not None:
+            facts |= {"primary_url": self._primary_url, **self.following.facts()}
+        facts |= {"lost": self.promoted_lost}
         facts["put_aside"] = None if self.last_cut is None else self.last_cut.sentence
         return facts
 
@@ -580,13 +494,3 @@ class _Promotion:
 
     lost: str | None
     lease: Lease | None
-
-
-def _newest_segment(storage: Storage) -> SegmentHeader | None:
-    names = segment_names(storage)
-    header = read_segment_header(storage, names[-1]) if names else None
-    return header if isinstance(header, SegmentHeader) else None
-
-
-def _least_epoch(options: JournalOptions, epoch: int) -> JournalOptions:
-    return replace(options, least_epoch=epoch)

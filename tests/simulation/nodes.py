@@ -8,10 +8,11 @@ from typing import Any
 
 from engine.errors import StorageFailed
 from server.clockwork import release_due
+from server.replication.ground import Ground
 from server.replication.leading import Clocks
 from server.replication.link import Link, LinkClosed
 from server.replication.messages import Ring
-from server.replication.roles import Ground, Member
+from server.replication.roles import Member
 from server.replication.settings import ReplicationSettings
 from server.replication.witness import LeaseTable, MemoryWitness, Witness
 from snapshots.journal import JournalOptions
