@@ -31,6 +31,7 @@ PATH = "/v1/replication"
 PIECE_BYTES = 256 << 10
 FRAME_LIMIT_BYTES = PIECE_BYTES + 2  # aiohttp refuses what is as large as its limit
 FAREWELL_S = 1.0
+TELL_AGAIN_S = 60.0
 _MORE, _LAST = b"\0", b"\1"
 
 log = structlog.get_logger("stanchion.replication")
@@ -146,6 +147,7 @@ class ReplicationRoute:
 
     def __init__(self, serve: Callable[[Link], Awaitable[None]]) -> None:
         self._serve = serve
+        self._told: tuple[str | None, float] = None, 0.0
 
     def routes(self) -> list[Route]:
         """Return the row."""
@@ -178,9 +180,17 @@ class ReplicationRoute:
         try:
             await self._serve(link)
         except WrongKey as wrong:
-            log.warning("wrong_replication_key", address=address, why=str(wrong))
+            self._tell(address, wrong)
         except LinkClosed as closed:
             log.info("link_refused", address=address, why=str(closed))
         finally:
             await link.closed()
         return socket
+
+    def _tell(self, address: str | None, wrong: WrongKey) -> None:
+        """Log a wrong key; whoever goes on trying is named once a minute."""
+        now_s = asyncio.get_running_loop().time()
+        last, at_s = self._told
+        if address != last or now_s - at_s >= TELL_AGAIN_S:
+            self._told = address, now_s
+            log.warning("wrong_replication_key", address=address, why=str(wrong))
