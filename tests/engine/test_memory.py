@@ -311,14 +311,16 @@ async def test_many_are_heard_at_once_and_who_is_not_there_any_more_is_passed_ov
 ) -> None:
     journal.gate_open = True
     await backend.leave("e1", U1)
+    for user_id in ("u5", "u6"):
+        await backend.join("e1", Entrant(user_id))
     before = journal.last_lsn
     for _ in range(10):
         clock[0] += 5_000
-        backend.heard("e1", [0, 2, 3, 4, 99, -1], True)
+        backend.heard("e1", [0, 2, 3, 5, 99, -1], True)
         backend.heard("nowhere", [1], True)
     assert journal.last_lsn == before
     presence, settings = backend.venue.room("e1").ledger.presence, backend.venue.room("e1").ledger.settings
-    assert [presence.is_present(arrival, settings) for arrival in (1, 4)] == [False, True]
+    assert [presence.is_present(arrival, settings) for arrival in (1, 4, 5, 6)] == [False, False, True, False]
 
 
 async def test_who_is_parked_and_heard_of_is_back_in_line_and_everybody_is_told(
