@@ -9,6 +9,7 @@ the flock witness holds its lock in that object.
 """
 
 import asyncio
+import contextvars
 import importlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -159,7 +160,8 @@ class MemoryWitness:
         """Hold nothing."""
 
     async def _send(self, operation: Callable[[], Lease | None]) -> Lease | None:
-        task = asyncio.create_task(self._carry(operation))
+        # Once it is sent it belongs to nobody: a sender that is frozen or killed does not hold it up.
+        task = asyncio.create_task(self._carry(operation), context=contextvars.Context())
         self._table.under_way.add(task)
         task.add_done_callback(self._arrived)
         done, _ = await asyncio.wait({task}, timeout=TIMEOUT_S)
