@@ -1,10 +1,12 @@
 """Followers as real processes: what they answer, what they send on, and how they become primary and back."""
 
+import asyncio
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.server.daemons import Daemon, cli, until
@@ -66,6 +68,30 @@ def test_a_visitor_may_join_at_a_follower_and_is_known_everywhere_at_once(pair: 
             status, seen = daemon.call("GET", "/v1/events/e1/position", key=place["token"])
             assert (status, seen["position"], seen["stale"]) == (200, count, False)
     assert pair.join(pair.follower, "u1")[0] == 200
+
+
+async def test_a_socket_at_a_follower_is_told_what_the_primary_decides(pair: Pair) -> None:
+    until_ready(pair.follower)
+    places = [pair.join(pair.primary, f"u{count}")[1] for count in range(3)]
+    address = f"{pair.follower.url}/v1/events/e1/updates"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(address) as last,
+        session.ws_connect(address) as first,
+    ):
+        for socket, place in ((last, places[2]), (first, places[0])):
+            await socket.send_json({"token": place["token"]})
+            assert (await socket.receive_json(timeout=10))["position"] == place["position"]
+        await asyncio.to_thread(pair.primary.admin, "POST", "/v1/admin/events/e1/release", {"count": 1})
+        ready = await first.receive_json(timeout=10)
+        assert (ready["type"], ready["pass"] is not None) == ("ready", True)
+        moved = await last.receive_json(timeout=10)
+        assert (moved["type"], moved["position"]) == ("place", 2)
+    site = pair.primary.site_key
+    body = {"pass": ready["pass"]}
+    assert pair.follower.call("POST", "/v1/events/e1/redeem", body, key=site, Idempotency_Key="o1")[0] == 200
+    status, used = pair.primary.call("POST", "/v1/events/e1/redeem", body, key=site, Idempotency_Key="o2")
+    assert (status, used["code"]) == (409, "pass_used")
 
 
 def test_whoever_left_at_the_primary_is_gone_at_the_follower(pair: Pair) -> None:
