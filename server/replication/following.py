@@ -48,6 +48,7 @@ from snapshots.wal import RESTARTS_PER_TERM, FrameHeader
 
 CONNECT_TIMEOUT_S = 10.0
 HEAR_EVERY_S = 1.0
+COMPLAIN_EVERY_S = 10.0
 INBOX_LIMIT = 256
 
 log = structlog.get_logger("stanchion.replication")
@@ -126,6 +127,7 @@ class Following:
         self.end_lsn = self.replica.held_lsn
         self.promised_ns = 0
         self.caught_up_ns = 0
+        self._complained_ns = 0
         self.end_bytes = 0
         self._bytes_before: int | None = None
 
@@ -166,11 +168,20 @@ class Following:
         hearing = asyncio.create_task(self._tell_heard())
         try:
             while True:
-                for url in candidates():
+                urls = candidates()
+                for url in urls:
                     await self._try(url)
+                self._complain(urls)
                 await asyncio.sleep(random.uniform(0.05, 0.25))
         finally:
             hearing.cancel()
+
+    def _complain(self, urls: list[str]) -> None:
+        """Say now and then that no primary is found."""
+        now_ns = self._boottime_ns()
+        if now_ns - self._complained_ns >= COMPLAIN_EVERY_S * 1e9:
+            self._complained_ns = now_ns
+            log.warning("no_primary_found", tried=urls)
 
     async def _try(self, url: str) -> None:
         """Ask at one place and follow it for as long as it leads."""
