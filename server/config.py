@@ -161,6 +161,9 @@ class Config(BaseSettings):
         sentences = []
         if self.is_public and not is_loopback(self.admin_host):
             sentences.append(f"The admin API listens on {self.admin_host}, where others than this machine reach it.")
+        if not is_loopback((self.replication_listen or "127.0.0.1:0").rpartition(":")[0].strip("[]")):
+            where = f"Followers are taken in on {self.replication_listen}, where others than this machine reach it"
+            sentences.append(f"{where}: what they are sent is authenticated and not hidden.")
         if any(network.prefixlen == 0 for network in self.trusted_proxies):
             sentences.append("X-Forwarded-For is believed from anybody (trusted_proxies), so addresses can be made up.")
         if any(origin.startswith("http://") for origin in self.allowed_origins):

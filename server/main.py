@@ -373,6 +373,7 @@ def _announce(config: Config, ports: Ports, line: Line) -> None:
     member = line.member
     status = member.seat.status()
     admin = f", admin API on {admin_url}" if config.is_public else ""
+    admin += f", followers on {ports.urls[-1]}" if config.replication_listen is not None else ""
     verb = "listens" if member.role == "primary" else "follows"
     lines = [f"Stanchion {verb} on {url}{admin} (epoch {status.epoch}; {'; '.join(member.found)})"]
     if config.demo:

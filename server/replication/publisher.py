@@ -245,6 +245,10 @@ class Publisher:
                     self.welcome(link, "refused", problem="this primary is of an older term; it steps down")
                 )
                 return None
+            if (problem := self._problem_with(follow)) is not None:
+                log.error("follower_refused", node_id=hello.node_id, url=hello.url, why=problem)
+                await link.send(self.welcome(link, "refused", problem=problem))
+                return None
             begin, place = await self._begin(follow)
             starts = await asyncio.to_thread(segment_starts, self._storage) if begin == "cut" else []
             await link.send(self.welcome(link, begin, starts=starts))
@@ -261,12 +265,19 @@ class Publisher:
                 raise LinkClosed("a follower was to say from where it goes on")
             follow = answer
 
+    def _problem_with(self, follow: Follow) -> str | None:
+        """Return why a follower is not taken in at all; whoever only asks who leads is told so in any case."""
+        if follow.asks_only:
+            return None
+        if self._settings.mode == "single":
+            return "this primary takes no followers: it was started with replication=single"
+        if follow.log_id and follow.log_id != self._journal.log_id:
+            return "the data of this follower is of another cluster: start it on an empty folder"
+        return None
+
     async def _begin(self, follow: Follow) -> tuple[str, LogPosition | None]:
         """Return how a follower has to begin, and the place behind which it goes on."""
         if follow.asks_only:
-            return "refused", None
-        if follow.log_id and follow.log_id != self._journal.log_id:
-            log.error("follower_refused", why="its data is of another cluster")
             return "refused", None
         if follow.position is None:
             if self._journal.newest_snapshot() is not None:

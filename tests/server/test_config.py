@@ -142,9 +142,16 @@ def test_every_weaker_choice_is_told() -> None:
             "host": "0.0.0.0",
             "public_url": "https://q.example",
             "admin_host": "10.0.0.1",
+            "replication_listen": "10.0.0.1:9000",
             "trusted_proxies": "0.0.0.0/0",
             "allowed_origins": "http://a.example",
             "log_user_ids": True,
         }
     ).config
-    assert len(config.weaker()) == 4
+    assert len(config.weaker()) == 5
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9000", "[::1]:9000", "localhost:0"])
+def test_followers_on_this_machine_alone_are_nothing_weaker(address: str) -> None:
+    config = load({"host": "0.0.0.0", "public_url": "https://q.example", "replication_listen": address}).config
+    assert config.replication_listen == address and config.weaker() == []

@@ -5,10 +5,11 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 
 import pytest
 
-from tests.server.daemons import Daemon, until
+from tests.server.daemons import CLI, Daemon, clean_environment, until
 
 pytestmark = pytest.mark.slow
 
@@ -93,3 +94,41 @@ def test_a_primary_with_a_standby_stops_as_soon_as_one_without(primary: Daemon, 
     assert primary.stop() == 0
     assert time.monotonic() - began_s < 10, "a link is no request that it waits for"
     assert standby.stop() == 0
+
+
+def test_followers_are_taken_in_where_they_are_told_to_come_and_nowhere_else(tmp_path: Path) -> None:
+    public = ("--host", "0.0.0.0", "--admin-port", "0", "--public-url", "https://queue.shop.example")
+    primary = Daemon(tmp_path / "primary", *public, "--replication-listen", "127.0.0.1:0")
+    words = primary.first_line.split()
+    urls = [word.rstrip(",;") for word in words if word.startswith("http://")]
+    assert len(urls) == 3 and f"followers on {urls[2]}" in primary.first_line
+    try:
+        key_file = primary.data / "keys" / "replication.key"
+        for url in urls[:2]:
+            primary.url = url.replace("0.0.0.0", "127.0.0.1")
+            assert primary.call("GET", "/v1/replication")[0] == 404, url
+        primary.url = urls[2]
+        assert primary.call("GET", "/v1/replication")[0] == 400, "it takes a WebSocket"
+        assert primary.call("GET", "/v1/admin/status")[0] == 404, "no operator has any business there"
+        standby = standby_of(primary, key_file)
+        assert ids(standby) == ids(primary)
+        standby.kill()
+    finally:
+        primary.kill()
+
+
+def test_a_single_server_takes_no_followers_and_says_so(tmp_path: Path) -> None:
+    primary = Daemon(tmp_path / "primary", "--replication", "single")
+    process = Popen(
+        [*CLI, "follow", primary.url, "--key-file", str(primary.data / "keys" / "replication.key"), "--port", "0"],
+        stdout=DEVNULL,
+        stderr=DEVNULL,
+        env=clean_environment(),
+        cwd=tmp_path,
+    )
+    try:
+        until(lambda: "it was started with replication=single" in primary.log(), "the refusal")
+    finally:
+        process.kill()
+        process.wait()
+        primary.kill()

@@ -249,4 +249,5 @@ def test_each_listener_serves_its_own_routes_and_those_of_both() -> None:
     rows = [Route("GET", f"/{kind.value}", _nothing, "", {}, listener=kind) for kind in Listener]  # type: ignore[arg-type]
     assert [row.path for row in main.listener_routes(rows, Listener.PUBLIC)] == ["/public", "/both"]
     assert [row.path for row in main.listener_routes(rows, Listener.ADMIN)] == ["/admin", "/both"]
+    assert [row.path for row in main.listener_routes(rows, Listener.REPLICATION)] == ["/both", "/replication"]
     assert App(rows, observe=lambda *_: None).table.routes == tuple(rows)

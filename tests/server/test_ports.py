@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from engine.errors import BadConfiguration
-from server.config import load
+from server.config import Config, load
 from server.ports import UNSENT_LIMIT_BYTES, Ports, bind
 
 
@@ -39,6 +39,34 @@ def test_a_public_host_gets_a_second_port_for_the_admin_api() -> None:
         public, admin = ports.urls
         assert public.startswith("http://0.0.0.0:") and admin.startswith("http://127.0.0.1:")
     assert all(bound.fileno() == -1 for sockets in ports.sockets for bound in sockets)
+
+
+def public(**more: object) -> Config:
+    settings = {"host": "0.0.0.0", "port": "0", "admin_port": "0", "public_url": "https://q.example"}
+    return load(settings | more).config
+
+
+def test_followers_get_a_port_of_their_own_behind_the_others_where_one_is_named() -> None:
+    with Ports(public(replication_listen="127.0.0.1:0")) as ports:
+        assert len(ports.urls) == 3 and ports.urls[2].startswith("http://127.0.0.1:")
+        assert len({bound.getsockname()[1] for sockets in ports.sockets for bound in sockets}) == 3
+    assert all(bound.fileno() == -1 for sockets in ports.sockets for bound in sockets)
+
+
+def test_followers_get_no_port_where_none_is_named() -> None:
+    with Ports(public()) as ports:
+        assert len(ports.urls) == 2
+    with Ports(load({"port": "0"}).config) as ports:
+        assert len(ports.urls) == 1, "on loopback one port serves everything"
+
+
+def test_a_taken_port_of_followers_is_named_and_the_others_are_let_go() -> None:
+    [taken] = bind("127.0.0.1", 0, "port")
+    with taken:
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(BadConfiguration, match=f"^replication_listen: cannot listen on {address}: "):
+            Ports(public(replication_listen=address))
 
 
 def test_addresses_of_ipv6_are_written_in_brackets_or_the_lack_of_it_is_named() -> None:

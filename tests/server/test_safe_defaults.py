@@ -10,6 +10,7 @@ from engine.tokens import SHORTEST_SECRET
 from server import app, connections, gate, key_ring, push, routes, socket_protocol, updates
 from server.config import load
 from server.ports import UNSENT_LIMIT_BYTES
+from server.replication import link
 from server.routes import Auth, Listener
 from tests.server.daemons import Daemon
 from tests.server.running import running
@@ -17,7 +18,7 @@ from tests.server.running import running
 
 def test_a_daemon_without_any_setting_is_as_closed_as_it_can_be() -> None:
     config = load({}).config
-    assert (config.host, config.admin_host) == ("127.0.0.1", "127.0.0.1")
+    assert (config.host, config.admin_host, config.replication_listen) == ("127.0.0.1", "127.0.0.1", None)
     assert config.trusted_proxies == () and config.allowed_origins == ()
     assert config.max_connections_per_address is None, (
         "carriers share addresses: no join or connection limit by default"
@@ -34,6 +35,8 @@ def test_limits_are_those_that_were_promised() -> None:
     assert push.SLOW_AFTER_S <= 30 and push.DEAD_AFTER_S <= 65
     assert UNSENT_LIMIT_BYTES <= 16 * 1024
     assert SHORTEST_SECRET >= 32 and key_ring.ENTROPY_BYTES >= 32
+    assert (link.PROOF_TIMEOUT_S, link.STRANGERS_LIMIT, link.HANDSHAKE_MAX_BYTES) == (5.0, 64, 4096)
+    assert (link.MESSAGE_MAX_BYTES, link.NONCE_BYTES, link.MAC_BYTES) == (8 << 20, 32, 16)
     assert (gate.BAD_KEYS_LIMIT, gate.BAD_KEYS_WINDOW_S) == (10, 60)
 
 
