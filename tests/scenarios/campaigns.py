@@ -19,7 +19,6 @@ SETTINGS = {
     **dict.fromkeys(("presence_timeout_s", "presence_timeout_hidden_s", "claim_window_s", "session_ttl_s"), 3600),
     **dict.fromkeys(("claim_max_s", "session_max_s"), 7200),
 }
-QUIET_S = (0.5, 3.0)
 RECOVERY_DEADLINE_S = 30.0
 ASK_AGAIN_S = 3.0
 A_MOMENT_S = 0.05
@@ -29,6 +28,7 @@ class Campaign:
     """One run: a pair whose primary is killed again and again, and everybody who talks to it."""
 
     has_audience = True
+    quiet_s = (0.5, 3.0)
 
     def __init__(self, pair: Pair, kills: int, seed: int, rate_per_s: float) -> None:
         self._pair = pair
@@ -51,7 +51,7 @@ class Campaign:
                 for people in self._audience.everybody() if self.has_audience else ():
                     tasks.create_task(people)
                 for _ in range(self._kills):
-                    await asyncio.sleep(self._chance.uniform(*QUIET_S))
+                    await asyncio.sleep(self._chance.uniform(*self.quiet_s))
                     await self._kill()
                 await asyncio.sleep(1.0)
                 self._flood.is_over = self._audience.address.over = True

@@ -54,6 +54,13 @@ class Outcome:
         """Return how many joins were not answered rightly."""
         return sum(not join.is_right_within(RIGHT_WITHIN_S) for join in self.flood.joins)
 
+    @property
+    def wrong_in_gaps(self) -> int:
+        """Return how many of them were due while nobody led, or so shortly before that the kill hit them."""
+        spans = [(each.killed_s - RIGHT_WITHIN_S, each.recovered_s or each.killed_s) for each in self.failovers]
+        wrong = [join for join in self.flood.joins if not join.is_right_within(RIGHT_WITHIN_S)]
+        return sum(any(since_s <= join.due_s <= until_s for since_s, until_s in spans) for join in wrong)
+
     def availability(self) -> float:
         """Return the share that is answered rightly in an hour with one kill."""
         return 1 - self.wrong / len(self.failovers) / (self.flood.rate_per_s * HOUR_S)
@@ -75,7 +82,10 @@ class Outcome:
             *((kind, f"{self.report.count(kind)}") for kind in ("lost", "reordered", "duplicated")),
             ("places looked at", f"{looks}, {self.stale_reads} called stale"),
             ("records", ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())),
-            ("wrong in a second", f"{self.wrong} of {len(joins)}, {self.wrong / len(gaps):.0f} per kill"),
+            (
+                "wrong in a second",
+                f"{self.wrong} of {len(joins)}, {self.wrong / len(gaps):.0f} per kill; {self.wrong_in_gaps} in gaps",
+            ),
             ("availability", f"{self.availability():.4%} of an hour with one kill"),
         ]
         rows += [(f"kill {at}", remark) for at, remark in enumerate(self.remarks, 1)]
