@@ -334,10 +334,14 @@ class Hub:
             self._backend.heard(event_id, some, visible)
 
     def _turn(self, count: int) -> Iterator[Socket]:
-        for _ in range(min(count, len(self._pings))):
+        """Yield the next sockets of the wheel, so many; those that are closed leave it and do not count."""
+        for _ in range(len(self._pings)):
+            if count == 0:
+                return
             socket = self._pings.popleft()
             if not socket.closed:
                 self._pings.append(socket)
+                count -= 1
                 yield socket
 
     def _ping(self, socket: Socket) -> None:

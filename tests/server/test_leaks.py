@@ -10,7 +10,9 @@ from urllib.request import Request, urlopen
 import pytest
 from structlog.testing import capture_logs
 
-from server.connections import Connection
+from server.audience import Socket
+from server.connections import Connection, Door
+from server.socket_protocol import WebSocket
 from tests.server.abuse import RawSocket, frame, post, request, send
 from tests.server.attacking import CALM, EVENT, KEYS, asked, registered, word_of_shop
 from tests.server.conftest import StartDaemon
@@ -209,7 +211,7 @@ def uncollected() -> Iterator[None]:
 
 
 def connections() -> int:
-    return sum(isinstance(thing, Connection) for thing in gc.get_objects())
+    return sum(isinstance(thing, Connection | Door | WebSocket | Socket) for thing in gc.get_objects())
 
 
 BAD_REQUESTS = {

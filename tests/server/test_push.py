@@ -308,6 +308,16 @@ async def test_who_was_heard_of_is_told_to_the_backend_at_once_and_an_old_device
     await asyncio.wait([running])
 
 
+async def test_closed_sockets_leave_the_wheel_of_pings_before_anybody_is_passed_over() -> None:
+    hub = hub_over(Line(range(1, 41)))
+    wires = [connect(hub, arrival) for arrival in range(1, 41)]
+    for sockets in list(hub._audiences["e1"].sockets.values())[:38]:
+        hub.remove(sockets[0])
+    assert [socket.transport for socket in hub._turn(1)] == [wires[38]]
+    assert [socket.transport for socket in hub._turn(5)] == [wires[39], wires[38]]
+    assert len(hub._pings) == 2
+
+
 async def test_a_reader_too_slow_to_be_told_it_is_its_turn_is_sent_to_ask_again() -> None:
     line = Line([1])
     hub = hub_over(line)
