@@ -346,8 +346,11 @@ class Following:
                 task.cancel()
             await asyncio.wait({reading, sending, taking})
         for task in (taking, reading, sending):
-            if not task.cancelled() and (error := task.exception()) is not None:
-                raise error
+            if task.cancelled() or (error := task.exception()) is None:
+                continue
+            if isinstance(error, LinkClosed):
+                raise LinkClosed(str(error))  # a new one: the task's own and this frame would hold each other
+            raise error
 
     async def _take_all(self, inbox: "asyncio.Queue[Message]") -> None:
         while True:
