@@ -45,7 +45,8 @@ class Barrier:
             self._let_pass()
 
     def give_up(self) -> None:
-        """Let everybody pass: nobody can be asked any more."""
+        """Let everybody pass: nobody can be asked any more. Whoever is asked next has not refused yet."""
+        self.is_answered = True
         while self._asked is not None:
             self._let_pass()
 

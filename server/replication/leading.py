@@ -41,10 +41,14 @@ class Clocks:
 
 @dataclass(frozen=True, slots=True)
 class Stepdown:
-    """Why this process is primary no longer, and where the new one is ("" where that is not known)."""
+    """Why this process is primary no longer, and where the new one is ("" where that is not known).
+
+    `is_handed_over`: it gave up of its own accord, with nothing missing here.
+    """
 
     why: str
     url: str
+    is_handed_over: bool = False
 
 
 class Leading:
@@ -82,6 +86,8 @@ class Leading:
         self._wake = asyncio.Event()
         self._acknowledged = asyncio.Event()
         self._ended: asyncio.Future[Stepdown] = asyncio.get_running_loop().create_future()
+        self._period_s = min(settings.lease_s, settings.standby_timeout_s) / 20
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def term(self) -> int:
@@ -105,21 +111,32 @@ class Leading:
     # ---- life ------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Rebuild the line where there is none yet, and begin to take records; raises StorageFailed."""
+        """Rebuild the line where there is none yet, and begin to take records; raises StorageFailed.
+
+        That may take longer than the lease, so the lease is renewed from here on; where it is lost, `run` says so.
+        """
+        if self._keeper is not None:
+            self._keeper.lost.add_done_callback(self._on_lost)
+            self._tasks.append(asyncio.create_task(self._keeper.run()))
+        starting = asyncio.create_task(self.backend.start())
         try:
-            await self.backend.start()
+            while not starting.done() and not self._ended.done():
+                await asyncio.wait([starting], timeout=self._period_s)
+                self.replicated.speak()
+            if self._ended.done():
+                self.replicated.resign(self._no_right())
+            await starting
         except Refused:
             if self.journal.failed.done() and (failure := self.journal.failed.result()) is not None:
                 raise failure from None
-            raise
+            if not self._ended.done():
+                raise
 
     async def run(self) -> Stepdown:
         """Lead until it ends; raises StorageFailed or Damaged where the process has to end with it."""
-        tasks = [asyncio.create_task(self._tick()), asyncio.create_task(self._grant())]
-        if self._keeper is not None:
-            tasks.append(asyncio.create_task(self._keeper.run()))
-            self._keeper.lost.add_done_callback(self._on_lost)
+        self._tasks += [asyncio.create_task(self._tick()), asyncio.create_task(self._grant())]
         self.journal.failed.add_done_callback(self._on_failed)
+        tasks = self._tasks
         for task in tasks:
             task.add_done_callback(self._on_died)
         try:
@@ -175,9 +192,8 @@ class Leading:
 
     async def _tick(self) -> None:
         """Notice silence, and the end of the right to answer."""
-        period_s = min(self._settings.lease_s, self._settings.standby_timeout_s) / 20
         while True:
-            await asyncio.sleep(period_s)
+            await asyncio.sleep(self._period_s)
             now_ns = self._boottime_ns()
             standing = self.agreement.standing
             self.agreement.tick(now_ns)
@@ -227,7 +243,7 @@ class Leading:
             session.put(HandedOver(0, "the witness could not be told"))
             return
         await self.publisher.finish(session, HandedOver(self.journal.last_lsn))
-        self._end(Stepdown("handed over", session.hello.url))
+        self._end(Stepdown("handed over", session.hello.url, is_handed_over=True))
 
     def _is_all_with(self, session: Session) -> bool:
         return self.journal.last_lsn == self.replicated.durable_lsn == session.acked_lsn

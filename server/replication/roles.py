@@ -19,10 +19,11 @@ from server.replication.following import Following, FollowingEvents, LogLeftBehi
 from server.replication.ground import Ground
 from server.replication.inquiry import ask, who_leads_since
 from server.replication.leading import Clocks, Leading, Stepdown
-from server.replication.lease import LeaseKeeper, LeaseWatch
+from server.replication.lease import LeaseKeeper
 from server.replication.link import Link, LinkClosed, Reception
 from server.replication.messages import Follow, Welcome
 from server.replication.replica import Replica
+from server.replication.takeover import Takeover
 from server.replication.witness import Lease, Witness, WitnessUnreachable
 from snapshots.journal import Journal
 from snapshots.shipping import newest_segment
@@ -53,7 +54,8 @@ class Member:
         self._urls: list[str] = [url for url in ground.peers.load() if url != ground.settings.url]
         self._primary_url = ground.follow or ""
         self._promotion: asyncio.Future[_Promotion] = asyncio.get_running_loop().create_future()
-        self._watched: Lease | None = None
+        self._takeover: Takeover | None = None
+        self._resigned_term = 0
         self._welcomed = asyncio.Event()
         self._has_differed = False
         self._led = asyncio.Event()
@@ -170,18 +172,14 @@ class Member:
         journal = Journal.open(storage, self._ground.options)
         self.found, self.alarms = journal.found.sentences, journal.found.alarms
         self._ground.peers.save(self._urls)
-        await self._take_the_lead(journal, None, None)
+        await self._take_the_lead(journal)
 
-    async def _take_the_lead(
-        self, journal: Journal, replica: Replica | None, lease: Lease | None, now_ms: int = 0
-    ) -> None:
+    async def _take_the_lead(self, journal: Journal, replica: Replica | None = None, now_ms: int = 0) -> None:
         """Hold the lease where there is one, and open for writes; follow instead where the witness says so."""
         keeper = None
         if (witness := self._open_witness(journal.log_id)) is not None:
-            keeper = LeaseKeeper(witness, self._settings.node_id, self._settings.lease_s, self._clocks.boottime_ns)
-            term = journal.epoch // RESTARTS_PER_TERM
-            is_forced = replica is not None and lease is None
-            held = await keeper.acquire(term, self._settings.url, old_primary_is_dead=is_forced)
+            keeper, term = self._keeper(witness), journal.epoch // RESTARTS_PER_TERM
+            held = await keeper.acquire(term, self._settings.url)
             if (held.holder, held.term) != (self._settings.node_id, term) or not await keeper.name_standby(None):
                 await self._yield_to(journal, held)
                 return
@@ -212,13 +210,16 @@ class Member:
         if held.holder == self._settings.node_id:
             assert self._ground.storage is not None
             options = replace(self._ground.options, least_epoch=held.term * RESTARTS_PER_TERM)
-            await self._take_the_lead(Journal.open(self._ground.storage, options), None, None)
+            await self._take_the_lead(Journal.open(self._ground.storage, options))
             return
         self._primary_url = held.url
 
     @property
     def _clocks(self) -> Clocks:
         return self._ground.clocks
+
+    def _keeper(self, witness: Witness) -> LeaseKeeper:
+        return LeaseKeeper(witness, self._settings.node_id, self._settings.lease_s, self._clocks.boottime_ns)
 
     def _open_witness(self, cluster_id: bytes) -> Witness | None:
         if self._witness is None and self._ground.open_witness is not None:
@@ -243,6 +244,7 @@ class Member:
         self._led.clear()
         await leading.close(refused)
         self._primary_url = stepdown.url or self._primary_url
+        self._resigned_term = leading.term if stepdown.is_handed_over else 0
         self._open_log()
         self._follow_anew()
 
@@ -341,7 +343,8 @@ class Member:
 
     def _candidates(self) -> list[str]:
         """Return where the primary may be, the likeliest first."""
-        named = "" if self._watched is None else self._watched.url
+        row = None if self._takeover is None else self._takeover.watch.lease
+        named = "" if row is None else row.url
         order = [self._primary_url, named, self._ground.follow or "", *self._urls]
         return [url for url in dict.fromkeys(order) if url and url != self._settings.url]
 
@@ -373,40 +376,18 @@ class Member:
     # ---- becoming primary ----------------------------------------------------------------------------------
 
     async def _watch(self, following: Following) -> None:
-        """Take over when the primary has been silent for the lease and the witness agrees."""
-        await following.welcomed.wait()
-        assert following.welcome is not None
-        witness = self._open_witness(following.welcome.log_id)
+        """Be promoted as soon as the witness agrees."""
+        if not (cluster_id := b"" if self._log is None else self._log.log_id):
+            await following.welcomed.wait()
+            assert following.welcome is not None
+            cluster_id = following.welcome.log_id
+        witness = self._open_witness(cluster_id)
         assert witness is not None
-        watch = LeaseWatch(witness, self._settings.lease_s, self._clocks.boottime_ns)
-        looking = asyncio.create_task(watch.run())
-        try:
-            while True:
-                await asyncio.sleep(self._settings.lease_s / 15)
-                self._watched = watch.lease
-                if following.may_seek_promotion(self._clocks.boottime_ns()):
-                    lease = await self._seek(following, watch)
-                    if lease is not None:
-                        self._promotion.set_result(_Promotion(None, lease))
-                        return
-        finally:
-            looking.cancel()
-
-    async def _seek(self, following: Following, watch: LeaseWatch) -> Lease | None:
-        """Try to take over; from before the attempt until it failed nothing is acknowledged to anybody."""
-        following.seek()
-        while True:
-            try:
-                welcome, me = following.welcome, self._settings
-                assert welcome is not None
-                lease = await watch.try_take(
-                    welcome.epoch // RESTARTS_PER_TERM, following.primary_node, me.node_id, me.url
-                )
-            except WitnessUnreachable:
-                await asyncio.sleep(self._settings.lease_s / 15)
-                continue
-            following.is_seeking = lease is not None
-            return lease
+        takeover = Takeover(following, witness, self._settings, self._clocks.boottime_ns, self._resigned_term)
+        self._takeover = takeover
+        lease = await takeover.won()
+        if not self._promotion.done():
+            self._promotion.set_result(_Promotion(None, lease))
 
     async def promote(self, *, old_primary_is_dead: bool = False) -> str:
         """Make this standby the primary, by hand; returns what may have been lost, "" for nothing. Raises Refused."""
@@ -452,18 +433,24 @@ class Member:
             )
 
     async def _promote(self, following: Following, promotion: "_Promotion") -> None:
-        """Make the next term durable, apply what is held, and open for writes."""
-        standby_log = self._log
+        """Win the next term, make it durable, apply what is held, and open for writes."""
+        standby_log, lease = self._log, promotion.lease
         assert standby_log is not None
         self.seat.vacate(self._not_primary("this server is becoming the primary"))
         await following.hold_what_is_kept()
-        term = self.term + 1 if promotion.lease is None else promotion.lease.term
+        term = self.term + 1 if lease is None else lease.term
+        if lease is None and (witness := self._open_witness(standby_log.log_id)) is not None:
+            lease = await self._keeper(witness).acquire(term, self._settings.url, old_primary_is_dead=True)
+            if (lease.holder, lease.term) != (self._settings.node_id, term):
+                self._primary_url = lease.url
+                await self._build_anew()
+                return
         journal = standby_log.promote(term * RESTARTS_PER_TERM, promotion.lost)
         replica = following.replica
         now_ms = replica.apply_everything()
         await replica.backend.close()
         self.promoted_lost, self._log = promotion.lost, None
-        await self._take_the_lead(journal, replica, promotion.lease, now_ms)
+        await self._take_the_lead(journal, replica, now_ms)
         if self.leading is None:
             self.following = None
             self._open_log()

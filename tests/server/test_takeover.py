@@ -1,0 +1,99 @@
+"""A standby leads when it has won the row of the witness, and a primary whose handover nobody took leads again."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
+from typing import Any
+
+from server.replication.settings import ReplicationSettings
+from server.replication.takeover import UNTAKEN_LEASES, Takeover
+from server.replication.witness import NOBODY, Lease, LeaseTable, MemoryWitness
+from snapshots.wal import RESTARTS_PER_TERM
+from tests.simulation.virtual_loop import VirtualLoop, lead
+
+CLUSTER = bytes(16)
+LEASE_S = 1.0
+
+
+class Scene:
+    """The process "b", which followed "a" in term 1, and the row that the witness has."""
+
+    def __init__(self, loop: VirtualLoop, row: Lease, *, in_step: bool = False, resigned_term: int = 0) -> None:
+        table = LeaseTable()
+        table.rows[CLUSTER] = row
+        self.table = table
+        self.sought: list[bool] = []
+        self.following = SimpleNamespace(
+            may_seek_promotion=lambda now_ns: in_step,
+            seek=lambda: self.sought.append(True),
+            welcome=SimpleNamespace(epoch=RESTARTS_PER_TERM),
+            primary_node="a",
+            is_seeking=True,
+        )
+        settings = ReplicationSettings("b", "sim://b", lease_s=LEASE_S)
+        witness = MemoryWitness(table, CLUSTER, "b")
+
+        def now_ns() -> int:
+            return int(loop.time() * 1e9)
+
+        self.takeover = Takeover(self.following, witness, settings, now_ns, resigned_term)  # type: ignore[arg-type]
+
+    @property
+    def row(self) -> Lease:
+        return self.table.rows[CLUSTER]
+
+    async def won_within(self, seconds: float) -> Lease | None:
+        try:
+            return await asyncio.wait_for(self.takeover.won(), seconds)
+        except TimeoutError:
+            return None
+
+
+def alive(life: Callable[[VirtualLoop], Coroutine[Any, Any, None]]) -> None:
+    lead(1, life)
+
+
+def test_a_standby_in_step_takes_over_once_the_row_has_not_changed_for_a_lease() -> None:
+    async def life(loop: VirtualLoop) -> None:
+        scene = Scene(loop, Lease(5, 1, "a", "sim://a", "b"), in_step=True)
+        began_s = loop.time()
+        lease = await scene.won_within(5)
+        assert lease is not None
+        assert (lease.term, lease.holder, lease.standby) == (2, "b", None)
+        assert loop.time() - began_s > LEASE_S
+        assert scene.following.is_seeking, "nothing is acknowledged any more"
+
+    alive(life)
+
+
+def test_a_standby_that_the_row_does_not_name_goes_on_following() -> None:
+    async def life(loop: VirtualLoop) -> None:
+        scene = Scene(loop, Lease(5, 1, "a", "sim://a", None), in_step=True)
+        assert await scene.won_within(5) is None
+        assert scene.sought
+        assert not scene.following.is_seeking
+        assert scene.row.holder == "a"
+
+    alive(life)
+
+
+def test_what_was_handed_over_and_is_not_taken_is_taken_back_in_the_same_term() -> None:
+    async def life(loop: VirtualLoop) -> None:
+        scene = Scene(loop, Lease(5, 1, NOBODY, "sim://b", "a"), resigned_term=1)
+        began_s = loop.time()
+        lease = await scene.won_within(10)
+        assert lease is not None
+        assert (lease.term, lease.holder) == (1, "b")
+        assert loop.time() - began_s > UNTAKEN_LEASES * LEASE_S
+
+    alive(life)
+
+
+def test_nobody_takes_back_what_another_one_gave() -> None:
+    async def life(loop: VirtualLoop) -> None:
+        for resigned_term in (0, 2):
+            scene = Scene(loop, Lease(5, 1, NOBODY, "sim://a", "c"), resigned_term=resigned_term)
+            assert await scene.won_within(10) is None
+            assert scene.row.holder == NOBODY
+
+    alive(life)
