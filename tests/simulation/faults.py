@@ -13,6 +13,7 @@ from tests.simulation.plans import Fault
 
 DEATHS_MAX = 3
 LONG_S = 0.5
+SLOW_S = 0.3
 
 
 class Fate:
@@ -92,6 +93,14 @@ class Fate:
         node.peers.urls, node.follow = [], self._nodes[leader].host.url
         await self.restart(fault.target, fault.lasting_s)
 
+    async def slow(self, fault: Fault) -> None:
+        """Let the disk of a node take long over everything."""
+        process = self._nodes[fault.target].host.process
+        if process is not None:
+            process.group.slow_s = SLOW_S
+            await asyncio.sleep(fault.lasting_s)
+            process.group.slow_s = 0.0
+
     async def disk(self, fault: Fault) -> None:
         """Let one of the next operations of a disk fail, after which its process ends."""
         faults = self._nodes[fault.target].host.disk.storage.faults
@@ -108,6 +117,12 @@ class Fate:
 
     async def isolate(self, fault: Fault) -> None:
         others = [name for name in (*self._nodes, "k", "w") if name != fault.target]
+        ways = [(fault.target, other) for other in others]
+        await self._block([*ways, *((to, of) for of, to in ways)], fault.lasting_s)
+
+    async def cut_off(self, fault: Fault) -> None:
+        """Let a node reach nobody but the clients."""
+        others = [name for name in (*self._nodes, "w") if name != fault.target]
         ways = [(fault.target, other) for other in others]
         await self._block([*ways, *((to, of) for of, to in ways)], fault.lasting_s)
 
@@ -163,6 +178,24 @@ class Fate:
         self._held_down.discard(old)
         await self.restart(old, fault.lasting_s)
 
+    async def blackout(self, fault: Fault) -> None:
+        """Take the power from all at once; the disk of the primary is late or never back, and a standby leads."""
+        old = self.leader()
+        for node in self._nodes.values():
+            node.host.cut_power()
+        if old is None or self._has_witness or all(node.is_edge for name, node in self._nodes.items() if name != old):
+            for name in self._nodes:
+                await self.restart(name, fault.lasting_s / 4)
+            return
+        self._held_down.add(old)
+        await asyncio.sleep(0.1)
+        for name in self._nodes:
+            self.make_run(name)
+        await asyncio.sleep(0.3)
+        await self.promote_best(old)
+        self._held_down.discard(old)
+        await self.restart(old, fault.lasting_s)
+
     async def promote_best(self, besides: str | None) -> None:
         """Promote the standby that holds most, saying that the primary is dead, as it is."""
         held = []
@@ -205,6 +238,9 @@ _KINDS: Mapping[str, Callable[[Fate, Fault], Awaitable[None]]] = MappingProxyTyp
         "freeze": Fate.freeze,
         "wipe": Fate.wipe,
         "disk": Fate.disk,
+        "slow": Fate.slow,
+        "cut off": Fate.cut_off,
+        "blackout": Fate.blackout,
         "part": Fate.part,
         "deafen": Fate.deafen,
         "isolate": Fate.isolate,

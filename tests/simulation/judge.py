@@ -37,6 +37,7 @@ def judge(history: History, venue: Venue, is_async: bool) -> Iterator[str]:
     yield from one_writer_per_term(good)
     yield from no_old_term_speaks(good)
     yield from nothing_older_than_known(good)
+    yield from nothing_undone(good, history.promotions, is_async)
     if not lossy:
         yield from never_worse(by_visitor)
         yield from let_in_in_order(venue)
@@ -138,6 +139,18 @@ def nothing_older_than_known(good: list[Answered]) -> Iterator[str]:
                 f"{its.by} ({its.role}) answered {its.visitor}'s {its.verb} of {its.sent_s:.3f} as of term "
                 f"{term_of(its.epoch)}, LSN {its.lsn}; known was term {floor[0]}, LSN {floor[1]}"
             )
+
+
+def nothing_undone(good: list[Answered], promotions: list[Promotion], is_async: bool) -> Iterator[str]:
+    """What anybody was told is there after a promotion, but for what rested on one disk when a person promoted."""
+    for promotion in promotions:
+        for its in good:
+            is_told = its.lsn > promotion.from_lsn and term_of(its.epoch) < promotion.term and not its.is_stale
+            if is_told and its.spoken_s < promotion.at_s and not (promotion.is_lossy and (is_async or its.is_alone)):
+                yield (
+                    f"{its.by} answered {its.visitor}'s {its.verb} at {its.spoken_s:.3f} as of LSN {its.lsn} of term "
+                    f"{term_of(its.epoch)}, and term {promotion.term} began behind LSN {promotion.from_lsn}"
+                )
 
 
 def never_worse(by_visitor: dict[str, list[Answered]]) -> Iterator[str]:

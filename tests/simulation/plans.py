@@ -39,11 +39,14 @@ FAULTS = {
     "freeze": 4,
     "part": 4,
     "deafen": 3,
-    "isolate": 4,
+    "isolate": 3,
+    "cut off": 4,
     "reset": 2,
     "flip": 2,
     "wipe": 2,
     "disk": 2,
+    "slow": 4,
+    "blackout": 2,
     "snapshots": 3,
     "hand over": 3,
     "fail over": 3,
@@ -55,16 +58,16 @@ def plan_of(seed: int) -> Plan:
     random = Random(seed)
     setup = random.choice(SETUPS)
     nodes, edges = ("a", "b"), ()
-    if random.random() < 0.2:
+    if random.random() < 0.3:
         nodes, edges = random.choice(((("a", "b", "c"), ()), (("a", "b", "e"), ("e",))))
-    faults = [_fault(random, setup, nodes) for _ in range(random.randint(1, 4))]
-    return Plan(seed, setup, nodes, edges, random.randint(*VISITORS), tuple(sorted(faults)))
+    faults = sorted(_fault(random, setup, nodes) for _ in range(random.randint(1, 4)))
+    return Plan(seed, setup, nodes, edges, random.randint(*VISITORS), tuple(faults))
 
 
 def _fault(random: Random, setup: str, nodes: tuple[str, ...]) -> Fault:
     kind = random.choices(list(FAULTS), list(FAULTS.values()))[0]
     if setup == "witness" and kind == "fail over":
-        kind = "kill"
+        kind = "kill"  # nobody is promoted by hand where there is a witness
     target = random.choice(nodes)
     places = [*nodes, CLIENTS_HOST, *([WITNESS_HOST] * 2 if setup == "witness" else [])]
     other = random.choice([place for place in places if place != target])

@@ -108,7 +108,8 @@ class Life:
         await self._open_event(names[0])
         late = GROWS_AT_S if self.plan.setup == "growing" else 0.0
         growing = [self.loop.create_task(self._grow(name, late)) for name in names[1:]]
-        visitors = [Visitor(self.crowd, f"v{number}") for number in range(self.plan.visitors)]
+        moments_s = [fault.at_s for fault in self.plan.faults]
+        visitors = [Visitor(self.crowd, f"v{number}", moments_s) for number in range(self.plan.visitors)]
         coming = [self.crowd.clients.spawn(visitor.visit()) for visitor in visitors]
         befalling = [self.loop.create_task(self._befall(fault)) for fault in self.plan.faults]
         await asyncio.sleep(HEALED_AT_S)

@@ -113,6 +113,12 @@ def test_a_promotion_by_hand_may_lose_what_rested_on_one_disk_if_it_comes_back_w
     assert any("readmitted" in its for its in a_loss(is_alone=True, from_lsn=6))
 
 
+def test_an_answer_that_a_promotion_undoes_is_found() -> None:
+    history, venue = an_honest_life()
+    history.promotions.append(Promotion(6.5, "b", 2, 5, False))
+    assert any("began behind LSN 5" in its for its in judge(history, venue, is_async=False))
+
+
 def test_in_async_any_tail_may_be_lost_if_it_comes_back() -> None:
     history, venue = an_honest_life()
     lossy(history, 5)

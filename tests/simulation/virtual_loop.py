@@ -36,11 +36,15 @@ class OutOfBounds(Exception):
 
 @dataclass(eq=False, slots=True)
 class Group:
-    """What belongs to one process: whether it runs, what waits for it to be thawed, and its unfinished work."""
+    """What belongs to one process: whether it runs, what waits for it to be thawed, and its unfinished work.
+
+    `slow_s` is the most that work takes longer than usual.
+    """
 
     name: str
     is_dead: bool = False
     is_frozen: bool = False
+    slow_s: float = 0.0
     parked: list[asyncio.Handle] = field(default_factory=list)
     work: list["Work"] = field(default_factory=list)
     tasks: list["asyncio.Task[Any]"] = field(default_factory=list)
@@ -235,12 +239,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def do_work(self, work: Work, *, at_its_end: bool = False) -> None:
         """Begin a piece of work of the process whose context this is."""
+        owner = OWNER.get()
         takes_s = SLOW_WORK_S if self.random.random() < SLOW_WORK_SHARE else self.random.uniform(*WORK_S)
+        if owner is not None and owner.slow_s:
+            takes_s += self.random.uniform(0, owner.slow_s)
         if not at_its_end and self.random.random() < 0.5:
             work.run()
             self.call_later(takes_s, work.answer)
             return
-        owner = OWNER.get()
         if owner is not None:
             owner.work.append(work)
         self.call_later(takes_s, self._finish, owner, work)

@@ -1,7 +1,7 @@
 """The clients of a simulated life: they join wherever they get through, come again, and note what they are told."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
@@ -25,6 +25,9 @@ SETTINGS = {
     "session_ttl_s": 3600,
 }
 PATIENCE_S = 1.5
+COMING_S = 7.0
+NEAR_SHARE = 0.6
+NEAR_S = (-0.05, 1.0)
 LOST = frozenset({"not_found", "gone"})
 
 
@@ -120,9 +123,13 @@ class Crowd:
 class Visitor:
     """One visitor, from the first try to join to the last look."""
 
-    def __init__(self, crowd: Crowd, name: str) -> None:
+    def __init__(self, crowd: Crowd, name: str, moments_s: Sequence[float]) -> None:
+        """Come near one of some moments, or at any time."""
         self._crowd = crowd
         self._random = Random(crowd.random.random())
+        is_near = moments_s and self._random.random() < NEAR_SHARE
+        near_s = self._random.choice(moments_s) + self._random.uniform(*NEAR_S) if is_near else COMING_S
+        self._comes_s = max(0.0, near_s) if is_near else self._random.uniform(0, COMING_S)
         self.name = name
         self.holder: Holder | None = None
         self.node = crowd.any_node()
@@ -132,7 +139,7 @@ class Visitor:
 
     async def visit(self) -> None:
         """Join, look now and then, go shopping when let in, perhaps leave."""
-        await asyncio.sleep(self._random.uniform(0, 7))
+        await asyncio.sleep(self._comes_s)
         while self.holder is None and not self._crowd.is_over:
             await self._join()
             await asyncio.sleep(self._random.uniform(0.05, 0.4))
