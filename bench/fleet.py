@@ -63,12 +63,14 @@ class Fleet:
         self._poll = select.epoll()
         self._by_descriptor: dict[int, tuple[int, socket.socket]] = {}
         self._octets = (1, 1)
+        self._placed = bytearray(count)
 
     # ---- connecting ---------------------------------------------------------------------------------
 
     def connect(self) -> None:
         """Give every visitor a socket and a place on it; who has a token already shows it, the others join."""
         waiting, unread = iter(range(self.count)), dict[int, bytes]()
+        self._placed = bytearray(self.count)
         self._begin(waiting, AT_ONCE, handshake(self._port))
         placed, moved_s = 0, time.monotonic()
         while placed < self.count:
@@ -102,7 +104,10 @@ class Fleet:
             self._poll.register(one.fileno(), select.EPOLLIN | select.EPOLLET)
 
     def _go_on(self, index: int, one: socket.socket, unread: dict[int, bytes]) -> bool:
-        """Take what came on a socket that has no place yet; returns whether it has one now."""
+        """Take what came on a socket; returns whether it has a place now and had none before."""
+        if self._placed[index]:
+            self._answer_ping(index, one)
+            return False
         data = unread.pop(index, b"") + one.recv(RECEIVE_BYTES)
         if not data:
             raise ConnectionResetError(f"socket {index} was closed by the server")
@@ -123,6 +128,7 @@ class Fleet:
             raise ConnectionRefusedError(f"socket {index} was told {place}")
         self.tokens[index] = place["token"] or self.tokens[index]
         self.numbers[index], self.positions[index] = place["number"], place["position"] or 0
+        self._placed[index] = True
         return True
 
     def _first_message(self, index: int) -> bytes:
@@ -166,12 +172,14 @@ class Fleet:
         """Read what came and answer pings, so that nobody is taken for gone between two orders."""
         while events := self._poll.poll(0.0, EVENTS_PER_POLL):
             for descriptor, _ in events:
-                index, one = self._by_descriptor[descriptor]
-                data = one.recv(RECEIVE_BYTES)
-                if not data:
-                    raise ConnectionResetError(f"socket {index} was closed by the server")
-                if PING_FRAME in data:
-                    one.send(PONG_FRAME)
+                self._answer_ping(*self._by_descriptor[descriptor])
+
+    def _answer_ping(self, index: int, one: socket.socket) -> None:
+        data = one.recv(RECEIVE_BYTES)
+        if not data:
+            raise ConnectionResetError(f"socket {index} was closed by the server")
+        if PING_FRAME in data:
+            one.send(PONG_FRAME)
 
     def bare_ages(self, moments_ns: list[int]) -> Ages:
         """Return the ages of a bare sender's frames, the k-th of each socket counted from the k-th moment."""

@@ -26,7 +26,7 @@ import structlog
 from engine.actor import Whom
 from engine.backend import Backend
 from engine.errors import Refused
-from engine.views import BackendChanged, EventChanged, EventGone, LineDrawn, Notice, Place, PlacesChanged, Ranking
+from engine.views import BackendChanged, EventChanged, EventGone, LineDrawn, Notice, Place, PlacesChanged
 from server.audience import Audience, Socket
 from server.wire import PlaceAnswer
 
@@ -60,7 +60,7 @@ class Hub:
         self._pings: deque[Socket] = deque()
         self._heard: list[Socket] = []
         self._hears = asyncio.Event()
-        self._newcomers: list[tuple[Socket, bool]] = []
+        self._newcomers: dict[Socket, bool] = {}
         self._wake = asyncio.Event()
         self._counts = {"sockets": 0, "sweeps": 0, "pushes": 0, "slow_skipped": 0, "slow_closed": 0, "dead_closed": 0}
         self._sweep_s = 0.0
@@ -79,7 +79,7 @@ class Hub:
         audience.add(socket)
         self._pings.append(socket)
         self._counts["sockets"] += 1
-        self._newcomers.append((socket, waits))
+        self._newcomers[socket] = waits
         self._wake.set()
 
     def remove(self, socket: Socket) -> None:
@@ -235,24 +235,31 @@ class Hub:
                         await self.sweep(event_id)
 
     async def _look_at_newcomers(self) -> None:
-        """See whether what a socket was told when it came still holds: a change may have come before the socket."""
-        newcomers, self._newcomers = self._newcomers, []
+        """See whether what sockets were told when they came still holds: a change may have come before the socket."""
+        newcomers, self._newcomers = self._newcomers, {}
         slice_s = time.monotonic()
-        for socket, waits in newcomers:
-            audience = self._audiences.get(socket.event_id)
-            if audience is None or socket.closed:
-                continue
-            try:
-                ranking = self._push_positions(socket.event_id, audience, (socket.order,))
-                if waits and not ranking.positions[-1]:
-                    whom = Whom(arrival=socket.holder.arrival)
-                    place = await self._backend.find(socket.event_id, whom, least_version=ranking.version)
-                    self._tell_place(socket, place)
-            except Refused as refused:
-                socket.end(CLOSE_GONE if refused.code == "not_found" else CLOSE_BACK_OFF)
+        for group in _by_event(newcomers):
+            audience = self._audiences.get(group[0].event_id)
+            if audience is not None:
+                await self._look_at(audience, group, newcomers)
             if time.monotonic() - slice_s > SLICE_S:
                 await asyncio.sleep(0)
                 slice_s = time.monotonic()
+
+    async def _look_at(self, audience: Audience, group: Sequence[Socket], newcomers: Mapping[Socket, bool]) -> None:
+        event_id = group[0].event_id
+        try:
+            orders = sorted({socket.order for socket in group})
+            version, placeless = self._push_positions(event_id, audience, orders)
+            for socket in placeless:
+                if newcomers.get(socket):
+                    whom = Whom(arrival=socket.holder.arrival)
+                    place = await self._backend.find(event_id, whom, least_version=version)
+                    if not socket.closed:
+                        self._tell_place(socket, place)
+        except Refused as refused:
+            for socket in group:
+                socket.end(CLOSE_GONE if refused.code == "not_found" else CLOSE_BACK_OFF)
 
     async def _wait_for_turn(self, audience: Audience) -> None:
         early_s = audience.swept_at_s + self._interval_s - time.monotonic()
@@ -275,7 +282,9 @@ class Hub:
         self._counts["sweeps"] += 1
         self._sweep_s = time.monotonic() - started_s
 
-    def _push_positions(self, event_id: str, audience: Audience, orders: Sequence[int]) -> Ranking:
+    def _push_positions(self, event_id: str, audience: Audience, orders: Sequence[int]) -> tuple[int, list[Socket]]:
+        """Tell everybody at these places whose position fell; returns the version, and who has no position."""
+        placeless: list[Socket] = []
         sockets = [socket for order in orders for socket in audience.sockets.get(order, ())]
         ranking = self._backend.ranks(event_id, [socket.holder.arrival for socket in sockets])
         epoch, version, waits, slow = self._backend.epoch, ranking.version, ranking.waits, 0
@@ -289,10 +298,12 @@ class Hub:
                 else:
                     slow += 1
                     self._passed_over(socket)
+            elif position == 0:
+                placeless.append(socket)
         self._counts["slow_skipped"] += slow
         if slow:
             audience.dirty = True
-        return ranking
+        return version, placeless
 
     def _passed_over(self, socket: Socket) -> None:
         now_s = time.monotonic()
@@ -375,6 +386,18 @@ class Hub:
 
 
 _POSITION = b'{"type":"place","position":%d,"ahead":%d,"estimated_wait_seconds":%d,"version":%d}'
+
+
+def _by_event(sockets: Iterable[Socket]) -> Iterator[list[Socket]]:
+    """Yield sockets that are open in groups of one event each, small enough to be ranked at once."""
+    groups: dict[str, list[Socket]] = {}
+    for socket in sockets:
+        if not socket.closed:
+            group = groups.setdefault(socket.event_id, [])
+            group.append(socket)
+            if len(group) == SOCKETS_PER_RANKING:
+                yield groups.pop(socket.event_id)
+    yield from groups.values()
 
 
 def _has_acknowledged(transport: asyncio.Transport) -> bool:
