@@ -1,6 +1,7 @@
 """A real pair whose primary is killed: the other one takes over, and all that was answered is there, in order."""
 
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.scenarios.mutations_of_failovers import (
     write_a_record_twice,
 )
 from tests.scenarios.pairs import Pair
+from tests.server import daemons
 
 RATE_PER_S = 200
 QUIET_S = (0.4, 0.8)
@@ -63,3 +65,37 @@ async def test_whoever_a_kill_in_async_lost_takes_up_their_own_number(in_async: 
     outcome = await campaign.run()
     assert outcome.report.ok, outcome.report.explain()
     assert max(campaign.readmitted) > 0
+
+
+SPEAKS_TOO_EARLY = """
+import asyncio
+
+from server.cli import main
+from server.replication.agreement import Agreement, Standing
+from server.replication.publisher import Publisher
+
+advance, send_turn = Agreement._advance, Publisher._send_turn
+
+def advance_early(self):
+    advance(self)
+    if self.standing is Standing.IN_STEP:
+        self.committed_lsn = max(self.committed_lsn, self.flushed_lsn)
+
+async def send_slowly(self, session, pieces):
+    await asyncio.sleep(0.1)
+    await send_turn(self, session, pieces)
+
+Agreement._advance, Publisher._send_turn = advance_early, send_slowly
+main()
+"""
+
+
+@pytest.mark.slow
+async def test_a_primary_that_answers_before_its_standby_has_it_is_found_out(
+    in_sync: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemons, "CLI", [sys.executable, "-c", SPEAKS_TOO_EARLY])
+    campaign = Campaign(in_sync, 1, 1, RATE_PER_S)
+    campaign.quiet_s = QUIET_S
+    outcome = await campaign.run()
+    assert {"lost", "duplicated"} <= outcome.report.found(), outcome.report.explain()
