@@ -1,6 +1,7 @@
 """What a process remembers about itself and the others: DATA/node.json, small, written whole and flushed.
 
-It is a convenience and no authority: without it a process asks fewer others who leads, and takes a new name.
+It is a convenience and no authority: without it a process asks fewer others who leads, and takes a new name. So does
+one whose data folder is a copy: two of one name would be one server for the witness.
 """
 
 import os
@@ -18,8 +19,11 @@ PEERS_LIMIT = 64
 
 
 class _Remembered(msgspec.Struct):
+    """`inode` is that of the file itself: in a folder that was copied it is another, and so must the name be."""
+
     node_id: str
     peers: list[str] = []
+    inode: int = 0
 
 
 def new_node_id() -> str:
@@ -35,7 +39,9 @@ class Peers:
         self._known = _Remembered(new_node_id())
         if self._path is not None and self._path.exists():
             with suppress(msgspec.DecodeError, OSError):
-                self._known = msgspec.json.decode(self._path.read_bytes(), type=_Remembered)
+                known = msgspec.json.decode(self._path.read_bytes(), type=_Remembered)
+                is_copy = known.inode != self._path.stat().st_ino
+                self._known = _Remembered(new_node_id(), known.peers) if is_copy else known
 
     @property
     def node_id(self) -> str:
@@ -55,6 +61,7 @@ class Peers:
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
+                self._known.inode = os.fstat(descriptor).st_ino
                 file.write(msgspec.json.encode(self._known))
                 file.flush()
                 os.fsync(descriptor)

@@ -1,5 +1,6 @@
 """What a process remembers of itself and the others."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,16 @@ def test_a_name_and_the_others_outlive_the_process(tmp_path: Path) -> None:
     second = Peers(tmp_path)
     assert (second.node_id, second.load()) == (first.node_id, ["http://a:1", "http://b:2"])
     assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_copied_folder_has_another_name_and_the_same_peers(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    first = Peers(tmp_path / "one")
+    first.save(["http://a:1"])
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    copied = Peers(tmp_path / "two")
+    assert copied.node_id != first.node_id
+    assert copied.load() == ["http://a:1"]
 
 
 def test_an_edge_remembers_nothing_on_disk() -> None:
