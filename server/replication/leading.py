@@ -88,6 +88,7 @@ class Leading:
         self._ended: asyncio.Future[Stepdown] = asyncio.get_running_loop().create_future()
         self._period_s = min(settings.lease_s, settings.standby_timeout_s) / 20
         self._tasks: list[asyncio.Task[None]] = []
+        self._is_giving_up = False
 
     @property
     def term(self) -> int:
@@ -99,6 +100,8 @@ class Leading:
 
         Without a witness nobody takes over by itself, so there is nothing to look at.
         """
+        if self._is_giving_up:
+            return False
         if self._keeper is None or self._keeper.is_valid(now_ns):
             return True
         agreement = self.agreement
@@ -238,12 +241,21 @@ class Leading:
             self.replicated.go_on_taking()
             session.put(HandedOver(0, "the follower did not catch up in time"))
             return
-        if self._keeper is not None and not await self._keeper.resign():
-            self.replicated.go_on_taking()
-            session.put(HandedOver(0, "the witness could not be told"))
+        if self._keeper is not None and not await self._give_up_lease(self._keeper, session.hello.node_id):
+            session.put(HandedOver(0, "the witness could not be told; whoever it names leads"))
+            self._end(Stepdown("a handover was left half done", session.hello.url, is_handed_over=True))
             return
         await self.publisher.finish(session, HandedOver(self.journal.last_lsn))
         self._end(Stepdown("handed over", session.hello.url, is_handed_over=True))
+
+    async def _give_up_lease(self, keeper: LeaseKeeper, successor_id: str) -> bool:
+        """Have the witness name the successor; from here on nothing is answered any more, whatever comes of it."""
+        self._is_giving_up = True
+        try:
+            async with asyncio.timeout(HANDOVER_TIMEOUT_S):
+                return await keeper.resign(successor_id)
+        except TimeoutError:
+            return False
 
     def _is_all_with(self, session: Session) -> bool:
         return self.journal.last_lsn == self.replicated.durable_lsn == session.acked_lsn
