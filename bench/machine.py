@@ -24,9 +24,10 @@ def all_cores() -> set[int]:
 
 
 def pin(pid: int, cores: Iterable[int]) -> None:
-    """Keep a process, and the threads it will start, on some cores; does nothing where that is not allowed."""
+    """Keep a process, with all its threads, on some cores; does nothing where that is not allowed."""
     with suppress(OSError):
-        os.sched_setaffinity(pid, set(cores))
+        for thread in Path(f"/proc/{pid or 'self'}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), set(cores))
 
 
 def pin_server(pid: int) -> None:
