@@ -58,7 +58,7 @@ class Member:
         self._resigned_term = 0
         self._welcomed = asyncio.Event()
         self._has_differed = False
-        self._led = asyncio.Event()
+        self._settled = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self.found: tuple[str, ...] = ()
         self.alarms: tuple[str, ...] = ()
@@ -199,7 +199,7 @@ class Member:
         leading.backend.replication = self.status
         await leading.start()
         self.leading, self.following, self._log = leading, None, None
-        self._led.set()
+        self._settled.set()
         keys.lead(leading.publisher.hand_on)
         self.seat.take(leading.backend)
         log.info("leading", term=leading.term, epoch=journal.epoch, lost=journal.lost)
@@ -241,7 +241,6 @@ class Member:
         self.seat.vacate(refused)
         self._ground.keys.lead(None)
         self.leading = None
-        self._led.clear()
         await leading.close(refused)
         self._primary_url = stepdown.url or self._primary_url
         self._resigned_term = leading.term if stepdown.is_handed_over else 0
@@ -279,6 +278,7 @@ class Member:
             events,
         )
         self._promotion = asyncio.get_running_loop().create_future()
+        self._settled.set()
         if self.following.replica.held_lsn:
             self._take_replica(self.following.replica)
 
@@ -398,6 +398,7 @@ class Member:
             raise Refused("conflict", "a follower without a data folder cannot be promoted", reason="no_data")
         if not self._log.is_whole:
             raise Refused("conflict", "this standby has not received the whole state yet", reason="not_here_yet")
+        self._check_idle()
         lost = ""
         if following.is_reachable:
             handed = await following.ask_to_hand_over(HANDOVER_TIMEOUT_S)
@@ -405,10 +406,19 @@ class Member:
                 raise Refused("conflict", f"the primary did not hand over: {handed.problem}", reason="not_handed_over")
         else:
             await self._check_dead(old_primary_is_dead)
-            lost = f"what was acknowledged after LSN {self._log.position.lsn} by the primary of term {self.term}"
+            lsn = following.replica.held_lsn if self._log is None else self._log.position.lsn
+            lost = f"what was acknowledged after LSN {lsn} by the primary of term {self.term}"
+        self._check_idle()
+        self._settled.clear()
         self._promotion.set_result(_Promotion(lost or None, None))
-        await self._led.wait()
+        await self._settled.wait()
+        if self.leading is None:
+            raise Refused("conflict", f"the witness names another primary: {self._primary_url}", reason="not_the_heir")
         return lost
+
+    def _check_idle(self) -> None:
+        if self._promotion.done() or self._log is None:
+            raise Refused("conflict", "a promotion is under way here already", reason="promotion_under_way")
 
     async def _check_dead(self, is_said_so: bool) -> None:
         """Refuse where the old primary may be alive: a port that refuses is dead, silence says nothing."""
