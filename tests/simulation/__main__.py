@@ -19,11 +19,12 @@ def main() -> int:
     parser.add_argument("--from", type=int, default=1, dest="first", help="the first seed (1)")
     parser.add_argument("--trace", action="store_true", help="tell what happens in each life")
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first life that fails")
+    parser.add_argument("--focus", default="", help='what to draw plans from, for instance "sync, slow, blackout, 3"')
     parser.add_argument("--plan", help="a line that a failing life printed behind PLAN; only it is led")
     parser.add_argument("--mutant", help="break the code in this way first (see mutants.txt)")
     options = parser.parse_args()
     if options.mutant:
-        install(options.mutant)
+        options.focus = options.focus or install(options.mutant)
     lives, system = (import_module(f"tests.simulation.{name}") for name in ("lives", "system"))  # a mutant comes first
     if options.plan:
         outcome = system.run_plan(lives.plan_from(options.plan))
@@ -32,7 +33,7 @@ def main() -> int:
     gc.disable()
     began, failed, steps = time.perf_counter(), 0, 0
     for count, seed in enumerate(range(options.first, options.first + options.seeds), 1):
-        outcome = system.run_seed(seed)
+        outcome = system.run_seed(seed, options.focus)
         steps += outcome.steps
         if outcome.violations or options.trace:
             tell(outcome)

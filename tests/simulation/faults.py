@@ -13,7 +13,7 @@ from tests.simulation.plans import Fault
 
 DEATHS_MAX = 3
 LONG_S = 0.5
-SLOW_S = 0.3
+SLOW_S = 0.8
 
 
 class Fate:
@@ -28,6 +28,7 @@ class Fate:
         self._note = note
         self._restarts: set[str] = set()
         self._held_down: set[str] = set()
+        self._newest_term = 0
         self._deaths = 0
         self._broken: set[str] = set()
 
@@ -142,7 +143,10 @@ class Fate:
     def leader(self) -> str | None:
         """Return who leads the newest term at this moment."""
         leading = [(its.member.term, name) for name, its in self._nodes.items() if its.member and its.member.leading]
-        return max(leading)[1] if leading else None
+        if not leading:
+            return None
+        self._newest_term = max(self._newest_term, max(leading)[0])
+        return max(leading)[1]
 
     async def snapshots(self, fault: Fault) -> None:
         """Write snapshots until something of the log is pruned."""
@@ -197,10 +201,14 @@ class Fate:
         await self.restart(old, fault.lasting_s)
 
     async def promote_best(self, besides: str | None) -> None:
-        """Promote the standby that holds most, saying that the primary is dead, as it is."""
+        """Promote the standby that holds most, saying that the primary is dead, as it is.
+
+        One that never heard of the last primary is not promoted: there the last primary has to come back itself.
+        """
         held = []
         for name, node in self._nodes.items():
-            if name != besides and node.member is not None and node.member._log is not None:
+            is_standby = name != besides and node.member is not None and node.member._log is not None
+            if is_standby and node.member.term >= self._newest_term:
                 held.append((node.member.term, node.member._log.position.lsn, name))
         if not held:
             return

@@ -1,8 +1,8 @@
 """Ways to break the code of replication, each of which the simulation has to find.
 
-mutants.txt lists them: `# module` begins a part, `@ name` a mutant, lines with `-` in front are what stands in the
-module, exactly once, and lines with `+` what stands there instead. A mutant is installed before the module is first
-imported, so it needs a process of its own.
+mutants.txt lists them: `# module` begins a part, `@ name | focus` a mutant, lines with `-` in front are what stands in
+the module, exactly once, and lines with `+` what stands there instead. The focus says in what lives it shows soonest
+(see `plan_of`). A mutant is installed before the module is first imported, so it needs a process of its own.
 """
 
 import importlib.abc
@@ -23,6 +23,7 @@ class Mutant(NamedTuple):
     """In `module`, `old` becomes `new`."""
 
     name: str
+    focus: str
     module: str
     old: str
     new: str
@@ -43,7 +44,8 @@ def mutants() -> Iterator[Mutant]:
             module = head[2:]
             continue
         old, new = ("\n".join(line[1:] for line in lines if line[:1] == sign) for sign in "-+")
-        yield Mutant(head[2:], module, old, new)
+        name, _, focus = head[2:].partition(" | ")
+        yield Mutant(name, focus, module, old, new)
 
 
 class _Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -59,8 +61,9 @@ class _Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self._mutant.source(), f"{module.__name__}, broken", "exec"), module.__dict__)
 
 
-def install(name: str) -> None:
-    """Have a mutant imported in the place of its module; raises where the module is there already."""
+def install(name: str) -> str:
+    """Have a mutant imported in the place of its module, which must not be there yet; returns its focus."""
     mutant = next(its for its in mutants() if its.name == name)
     assert mutant.module not in sys.modules, f"{mutant.module} is imported already"
     sys.meta_path.insert(0, _Importer(mutant))
+    return mutant.focus

@@ -1,5 +1,6 @@
 """What a seed decides before a life begins: how the nodes are set up, and what befalls them when."""
 
+from collections.abc import Mapping
 from random import Random
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ SETUPS = ("sync", "witness", "async", "growing")
 CLIENTS_HOST = "k"
 FAULTS_UNTIL_S = 6.5
 VISITORS = (4, 14)
+MORE_NODES_SHARE = 0.3
 
 
 class Fault(NamedTuple):
@@ -53,19 +55,23 @@ FAULTS = {
 }
 
 
-def plan_of(seed: int) -> Plan:
-    """Return the plan of a seed."""
-    random = Random(seed)
-    setup = random.choice(SETUPS)
+def plan_of(seed: int, focus: str = "") -> Plan:
+    """Return the plan of a seed. `focus` are setups and kinds of faults to draw from, and the number of nodes.
+
+    Each of these is drawn from all there are where the focus does not say ("sync, slow, blackout, 3").
+    """
+    random, words = Random(seed), [word.strip() for word in focus.split(",")]
+    setup = random.choice([its for its in SETUPS if its in words] or SETUPS)
     nodes, edges = ("a", "b"), ()
-    if random.random() < 0.3:
+    if random.random() < MORE_NODES_SHARE or "3" in words:
         nodes, edges = random.choice(((("a", "b", "c"), ()), (("a", "b", "e"), ("e",))))
-    faults = sorted(_fault(random, setup, nodes) for _ in range(random.randint(1, 4)))
+    kinds = {kind: share for kind, share in FAULTS.items() if kind in words} or FAULTS
+    faults = sorted(_fault(random, setup, nodes, kinds) for _ in range(random.randint(1, 4)))
     return Plan(seed, setup, nodes, edges, random.randint(*VISITORS), tuple(faults))
 
 
-def _fault(random: Random, setup: str, nodes: tuple[str, ...]) -> Fault:
-    kind = random.choices(list(FAULTS), list(FAULTS.values()))[0]
+def _fault(random: Random, setup: str, nodes: tuple[str, ...], kinds: Mapping[str, int]) -> Fault:
+    kind = random.choices(list(kinds), list(kinds.values()))[0]
     if setup == "witness" and kind == "fail over":
         kind = "kill"  # nobody is promoted by hand where there is a witness
     target = random.choice(nodes)

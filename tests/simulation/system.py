@@ -9,7 +9,7 @@ import structlog
 
 import engine.venue
 from engine.actor import By
-from engine.errors import Refused
+from engine.errors import StanchionError
 from engine.records import Started
 from engine.venue import Venue
 from server.replication.agreement import Standing
@@ -252,9 +252,9 @@ def _started_lsn(storage: MemoryStorage, term: int) -> int:
     raise AssertionError(f"term {term} begins nowhere in the log")
 
 
-def run_seed(seed: int) -> Outcome:
-    """Lead the life of a seed."""
-    return run_plan(plan_of(seed))
+def run_seed(seed: int, focus: str = "") -> Outcome:
+    """Lead the life of a seed; see `plan_of`."""
+    return run_plan(plan_of(seed, focus))
 
 
 def run_plan(plan: Plan) -> Outcome:
@@ -271,7 +271,7 @@ def run_plan(plan: Plan) -> Outcome:
         )
         try:
             loop.run_until_complete(life.lead())
-        except (Deadlock, OutOfBounds, AssertionError, Refused) as error:
+        except (Deadlock, OutOfBounds, AssertionError, StanchionError) as error:
             life.history.violations.append(f"{type(error).__name__}: {error}")
         finally:
             for host in life.hosts.values():
