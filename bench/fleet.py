@@ -7,6 +7,7 @@ count against the server, and is looked into afterwards. Pings are answered. Sou
 every storm, so that ports which still wait for their end are in nobody's way.
 """
 
+import gc
 import json
 import random
 import select
@@ -38,6 +39,7 @@ EVENTS_PER_POLL = 4096
 RECEIVE_BYTES = 2048
 STALL_LIMIT_S = 60.0
 NAP_S = 0.01
+TEXT_BEGINS = b"\x81"
 IDLE_S = 0.25
 
 
@@ -153,7 +155,7 @@ class Fleet:
             for descriptor, _ in self._poll.poll(0.05, EVENTS_PER_POLL):
                 index, receive, send = receivers[descriptor]
                 data, ancillary, _, _ = receive(RECEIVE_BYTES, ANCILLARY_BYTES)
-                if PING_FRAME in data:
+                if data[:1] != TEXT_BEGINS and PING_FRAME in data:
                     send(PONG_FRAME)
                     data = data.replace(PING_FRAME, b"")
                     if not data:
@@ -202,6 +204,7 @@ def serve_pipe(pipe: Connection, port: int, first: int, count: int, cores: set[i
     """Do what is asked over a pipe, until told None."""
     machine.raise_file_limit()
     machine.pin(0, cores)
+    gc.disable()  # what is noted is no garbage, and there is a lot of it
     fleet = Fleet(port, first, count)
 
     def storm(connect: Callable[[], None]) -> Storm:

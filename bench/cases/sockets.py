@@ -28,6 +28,7 @@ LATER_VISITORS = 10_000_000  # the index of the first visitor without a socket
 STEP_S = 1.0
 AHEAD_S = 0.5
 LISTEN_AFTER_S = 2.5
+SERIES_ROUNDS = 10
 SETTLE_S = 2.0
 LIMIT_S = 240.0
 SERIES = (2_000, 5_000, 10_000, 19_500)
@@ -198,10 +199,10 @@ def run(setting: Setting) -> Outcome:
     outcome = Outcome()
     everywhere, apart = machine.all_cores(), ({0}, {max(machine.all_cores())})
     series = []
-    for count in setting.size(SERIES, (300,)):
-        series.append(measure(setting, 1, count, setting.size(10, 3), apart))
+    for count in setting.size(SERIES, ()):
+        series.append(measure(setting, 1, count, SERIES_ROUNDS, apart))
     processes, crowd = setting.size((SERVERS, setting.visitors or 100_000), (2, 400))
-    measured = measure(setting, processes, crowd, setting.size(20, 3), (everywhere, everywhere))
+    measured = measure(setting, processes, crowd, setting.size(20, 2), (everywhere, everywhere))
     _report(outcome, measured, processes)
     _report_series(outcome, series)
     if missed("sockets", outcome.measured, quick=setting.quick):
