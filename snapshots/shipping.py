@@ -139,11 +139,20 @@ def find_boundary(storage: Storage, lsn: int, chain: int, sequence: int) -> LogP
     return cursor.position
 
 
-def is_in_log(storage: Storage, position: LogPosition) -> bool:
-    """Whether exactly this place between two pieces is in this log; blocking, reads up to one segment."""
+def is_in_log(storage: Storage, position: LogPosition, epoch: int | None = None) -> bool:
+    """Whether exactly this place between two pieces is in this log; blocking, reads up to one segment.
+
+    The chain holds frames and no headers. So with the `epoch` of a log that ends there, the segment must not be of a
+    later one: a primary that died before it shipped the header of its next segment has another in the same place.
+    """
     segments = segment_names(storage)
+    own = _of_sequence(segments, position.sequence)
+    if epoch is not None and own is not None:
+        header = read_segment_header(storage, own)
+        if isinstance(header, SegmentHeader) and header.epoch > epoch:
+            return False
     following = _of_sequence(segments, position.sequence + 1)
-    if following is not None and _of_sequence(segments, position.sequence) is None:
+    if following is not None and own is None:
         header = read_segment_header(storage, following)
         return isinstance(header, SegmentHeader) and _continues(header, position)
     return find_boundary(storage, position.lsn, position.chain, position.sequence) == position

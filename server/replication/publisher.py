@@ -283,7 +283,7 @@ class Publisher:
             if self._journal.newest_snapshot() is not None:
                 return "snapshot", None
             return "here", LogPosition(0, first_chain(self._journal.log_id), 0, 0)
-        if await asyncio.to_thread(is_in_log, self._storage, follow.position):
+        if await asyncio.to_thread(is_in_log, self._storage, follow.position, follow.epoch):
             return "here", follow.position
         same_term = follow.epoch // RESTARTS_PER_TERM == self._journal.epoch // RESTARTS_PER_TERM
         if same_term and follow.committed_lsn > self._journal.durable_lsn:

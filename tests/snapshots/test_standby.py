@@ -11,12 +11,12 @@ from snapshots.journal import Journal, JournalOptions
 from snapshots.memory_storage import MemoryStorage
 from snapshots.notes import why_incomplete
 from snapshots.segments import LogPosition
-from snapshots.shipping import read_pieces, segment_starts
+from snapshots.shipping import is_in_log, read_pieces, segment_starts
 from snapshots.snapshot import snapshot_name
 from snapshots.standby import StandbyLog
 from snapshots.storage import DiskStorage, Storage
 from snapshots.survey import segment_names, snapshot_names
-from snapshots.wal import RESTARTS_PER_TERM, sequence_of
+from snapshots.wal import RESTARTS_PER_TERM, SEGMENT_MAGIC, sequence_of
 from tests.snapshots.pair import (
     OPTIONS,
     Standby,
@@ -426,6 +426,29 @@ async def test_a_deposed_primary_goes_on_as_a_standby_of_the_next() -> None:
     await deposed.log.close()
     deposed.open()
     assert users_of(deposed.log) == new.history
+
+
+async def test_a_header_that_was_never_shipped_is_no_common_ground() -> None:
+    old = await a_primary(3, 40)
+    while len(segment_starts(old.journal.storage)) < 3:
+        await old.commit(20)
+    pieces = pieces_behind(old.journal, beginning(old.journal.log_id))
+    header = max(at for at, piece in enumerate(pieces) if piece.startswith(SEGMENT_MAGIC))
+    deposed, standby = Standby(), Standby()
+    for follower, count in ((deposed, header + 1), (standby, header)):
+        follower.open()
+        await follower.log.append(pieces[:count])
+    new = await standby.promote(old, 8)
+    await new.commit(5)
+    place = deposed.log.position
+    assert is_in_log(new.journal.storage, place), "the chain alone does not tell the two headers apart"
+    assert not is_in_log(new.journal.storage, place, deposed.log.epoch)
+    assert deposed.cut(new).records == 0
+    await deposed.follow(new)
+    assert is_in_log(new.journal.storage, deposed.log.position, deposed.log.epoch)
+    name = segment_names(new.journal.storage)[-1]
+    header_bytes = len(pieces[header])
+    assert deposed.storage.read(name, 0, header_bytes) == new.journal.storage.read(name, 0, header_bytes)
 
 
 async def test_a_copied_folder_is_a_standby_and_a_primary(tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ async def lead(steps: list[tuple[str, list[int]]]) -> tuple[Standby, list[list[s
 async def follow_whoever_leads(standby: Standby, life: Life, counts: list[int]) -> None:
     if standby.log.position.sequence == 0 and life.journal.newest_snapshot() is not None:
         await standby.receive(life)
-    if standby.log.position.sequence and not is_in_log(life.journal.storage, standby.log.position):
+    if standby.log.position.sequence and not is_in_log(life.journal.storage, standby.log.position, standby.log.epoch):
         standby.cut(life)
     await standby.follow(life, *counts)
 
