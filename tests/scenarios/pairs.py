@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from tests.server.daemons import Daemon, cli
 from tests.server.proxies import free_port
 
-FLAGS = ("--segment-mib", "4", "--log-level", "info")
+FLAGS = ("--segment-mib", "1", "--log-level", "info")
 NEAR_RECORDS = 100
 IN_STEP_WITHIN_S = 90.0
 MODES = ("sync", "async", "single")
