@@ -41,6 +41,7 @@ SETTINGS = {"batch_size": 1, "batch_interval_s": 3600, "claim_max_s": 7200, "ses
 RESTARTS_PER_TERM = 1 << 20
 SETTLED_WITHIN_S = 45.0
 STARTED_WITH = 20
+RETRY_S = (0.05, 0.15)
 
 
 class Times(NamedTuple):
@@ -302,7 +303,7 @@ class Crowd:
     def __init__(self, machine: Machine, doors: tuple[str, str], rate_per_s: float, seed: str, joins: list[Join]):
         self._machine = machine
         self._first = len(joins)
-        self._flood = Flood(doors, rate_per_s, random.Random(seed), joins=joins)
+        self._flood = Flood(doors, rate_per_s, random.Random(seed), retry_s=RETRY_S, joins=joins)
         self._loop = asyncio.new_event_loop()
         self._task: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run)
@@ -348,13 +349,17 @@ class Crowd:
 
 
 class Trial:
-    """One scenario: a pair that is whole at its beginning and at its end, and visitors who come all the time."""
+    """One scenario: a pair that is whole at its beginning and at its end, and visitors who come all the time.
 
-    def __init__(self, pair: IsolatedPair, rate_per_s: float, seed: str) -> None:
+    With `is_whole=False` there is only a primary at the beginning.
+    """
+
+    def __init__(self, pair: IsolatedPair, rate_per_s: float, seed: str, *, is_whole: bool = True) -> None:
         self.pair = pair
         self.network = pair.network
         self.lease_s, self.standby_timeout_s = pair.times
-        pair.settle()
+        if is_whole:
+            pair.settle()
         self.primary = pair.primary
         self.standby = other_than(self.primary)
         self.chance = random.Random(seed)
