@@ -23,7 +23,7 @@ serve: $(VENV)/runtime.done ## run the daemon on 127.0.0.1:8080 with a demo even
 test: $(VENV)/test.done servers ## run style, types and all tests against real servers
 	@echo "==> style and types"
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	@echo "==> tests (about five minutes on two cores)"
+	@echo "==> tests (about ten minutes on two cores)"
 	@exec $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
 check: $(VENV)/test.done ## style, types and the quick tests only
@@ -33,11 +33,14 @@ check: $(VENV)/test.done ## style, types and the quick tests only
 bench: $(VENV)/test.done servers ## measure everything, beside its floors; figures go to bench/results/
 	@exec $(BIN)/python -m bench $(BENCH)
 
-scenarios: $(VENV)/test.done servers ## the long campaigns: 100,000 ranks, 50 kills under load, under redeems, 20 under a draw
+scenarios: $(VENV)/test.done servers ## the long campaigns: ranks, kills, redeems, draws, failovers, partitions, simulated lives
 	@$(BIN)/python -m tests.scenarios.ranks --visitors 100000
 	@$(BIN)/python -m tests.scenarios.crash --kills 50
 	@$(BIN)/python -m tests.scenarios.redeem --kills 50
-	@exec $(BIN)/python -m tests.scenarios.lobbies --kills 20
+	@$(BIN)/python -m tests.scenarios.lobbies --kills 20
+	@$(BIN)/python -m tests.scenarios.failover --kills 30
+	@$(BIN)/python -m tests.scenarios.partitions
+	@exec $(BIN)/python -m tests.simulation --seeds 20000
 
 lock: $(VENV)/test.done ## pin every dependency anew, with hashes
 	@$(BIN)/python -m pip install --quiet pip-tools
