@@ -94,11 +94,12 @@ class Refusal(Struct, array_like=True, frozen=True):
     field: str | None
     errors: tuple[tuple[str, str], ...]
     retry_after_s: int | None
+    primary_url: str | None = None
 
     @classmethod
     def of(cls, why: Refused) -> "Refusal":
         """Return what is to be sent of a refusal."""
-        return cls(why.code, why.detail, why.reason, why.field, why.errors, why.retry_after_s)
+        return cls(why.code, why.detail, why.reason, why.field, why.errors, why.retry_after_s, why.primary_url)
 
     def refused(self) -> Refused:
         """Return the refusal, new, so that each who is told may raise it."""
@@ -109,6 +110,7 @@ class Refusal(Struct, array_like=True, frozen=True):
             field=self.field,
             errors=self.errors,
             retry_after_s=self.retry_after_s,
+            primary_url=self.primary_url,
         )
 
 
@@ -267,7 +269,7 @@ class Caller:
     def drop(self, why: Refused) -> None:
         """Refuse every call to come with `why`, and those under way too, saying that their outcome is not known."""
         retry_after_s = why.retry_after_s or RETRY_AFTER_S
-        self._dropped = Refusal(why.code, why.detail, why.reason, why.field, why.errors, retry_after_s)
+        self._dropped = msgspec.structs.replace(Refusal.of(why), retry_after_s=retry_after_s)
         under_way = msgspec.structs.replace(self._dropped, detail=f"{why.detail}; {NOT_KNOWN}")
         self._ahead.clear()
         for pending in self._pending.values():

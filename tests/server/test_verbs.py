@@ -55,6 +55,7 @@ REFUSALS = st.builds(
     field=st.none() | TEXTS,
     errors=st.lists(st.tuples(TEXTS, TEXTS), max_size=3),
     retry_after_s=st.none() | st.integers(0, 1000),
+    primary_url=st.none() | TEXTS,
 )
 
 
@@ -370,12 +371,13 @@ async def test_when_the_link_is_gone_every_call_ends_and_says_that_its_outcome_i
     calling, sent = caller()
     unanswered, unapplied = await ask(calling), await ask(calling)
     calling.answered(done(sent[1], 9))
-    calling.drop(Refused("not_primary", "there is no primary now"))
+    calling.drop(Refused("not_primary", "there is no primary now", primary_url="http://b"))
     calling.applied(9)
     for task in (unanswered, unapplied):
         with pytest.raises(Refused, match="not known") as refused:
             await task
         assert (refused.value.code, refused.value.retry_after_s) == ("not_primary", 1)
+        assert refused.value.primary_url == "http://b"
     with pytest.raises(Refused) as refused:
         await calling.call("leave", "e1", Holder(1, "u1"))
     assert refused.value.detail == "there is no primary now"
