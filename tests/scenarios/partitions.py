@@ -36,6 +36,7 @@ A_MOMENT_S = 0.5
 SLOW_KILOBYTES_S = 20
 RATE_PER_S = 200.0
 KEPT_SNAPSHOTS = 3
+NO_SNAPSHOTS = ("--snapshot-every-records", "100000000", "--snapshot-interval-s", "86400")
 FAR_BEHIND_S = 300.0
 # The history checker's plain list takes minutes for more.
 WHOLE_RECORDS = 100_000
@@ -273,7 +274,7 @@ def far_behind(network: Network, folder: Path, records: int, *, is_pruned: bool)
 
     It takes the log from its beginning, or a snapshot where the log does not reach back so far any more.
     """
-    pair = IsolatedPair(folder, network, None, Times())
+    pair = IsolatedPair(folder, network, None, Times(), () if is_pruned else NO_SNAPSHOTS)
     make_folder(pair.data("one"), records, snapshot=False)
     try:
         pair.start_primary()
