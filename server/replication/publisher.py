@@ -222,8 +222,8 @@ class Publisher:
             sending.cancel()
             self._forget(session)
             await asyncio.wait([sending])
-            if not sending.cancelled():
-                sending.exception()
+            if not sending.cancelled() and (error := sending.exception()) is not None:
+                log.error("sending_failed", node_id=hello.node_id, exc_info=error)
 
     def _forget(self, session: Session) -> None:
         node_id = session.hello.node_id

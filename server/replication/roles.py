@@ -248,13 +248,13 @@ class Member:
         self._follow_anew()
 
     async def _look_for_higher_terms(self, leading: Leading) -> None:
-        """Ask the followers that are not here whether one of them was promoted meanwhile."""
+        """Ask the followers that are not here whether one of them was promoted meanwhile, first of all once it is open."""
         while True:
-            await asyncio.sleep(ASK_PEERS_EVERY_S)
             here = [session.hello.url for session in leading.publisher.sessions.values()]
             for url in [url for url in self._urls if url not in here]:
                 if (welcome := await ask(self._ground, url)) is not None:
                     leading.superseded(welcome.epoch // RESTARTS_PER_TERM, welcome.primary_url or url)
+            await asyncio.sleep(ASK_PEERS_EVERY_S)
 
     # ---- as follower ------------------------------------------------------------------------------------
 
