@@ -156,7 +156,9 @@ def test_every_setting_at_fault_is_a_line_and_78_and_nothing_is_touched(tmp_path
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("flags", [["--replication", "other"], ["--host", "0.0.0.0"], ["--replication", "async", "--witness", "flock:x"]])
+@pytest.mark.parametrize(
+    "flags", [["--replication", "other"], ["--host", "0.0.0.0"], ["--replication", "async", "--witness", "flock:x"]]
+)
 def test_conflicts_are_one_line_and_78(flags: list[str], tmp_path: Path) -> None:
     result = cli("serve", "--data", tmp_path / "data", *flags)
     assert (result.returncode, result.stderr.count("\n"), result.stdout) == (78, 1, "")
