@@ -25,9 +25,9 @@ def main() -> int:
     options = parser.parse_args()
     if options.mutant:
         options.focus = options.focus or install(options.mutant)
-    lives, system = (import_module(f"tests.simulation.{name}") for name in ("lives", "system"))  # a mutant comes first
+    plans, system = (import_module(f"tests.simulation.{name}") for name in ("plans", "system"))  # a mutant comes first
     if options.plan:
-        outcome = system.run_plan(lives.plan_from(options.plan))
+        outcome = system.run_plan(plans.plan_from(options.plan))
         tell(outcome)
         return 1 if outcome.violations else 0
     gc.disable()

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.simulation.plans import Fault, Plan
+from tests.simulation.plans import Plan, plan_from
 from tests.simulation.system import run_seed
 
 LIVES = 2_000
@@ -48,12 +48,6 @@ def plans_that_failed() -> list[Plan]:
     """Return the plans of seeds.txt."""
     lines = [line for line in FAILED.read_text().splitlines() if line and not line.startswith("#")]
     return [plan_from(line.partition(" # ")[0]) for line in lines]
-
-
-def plan_from(line: str) -> Plan:
-    """Return the plan that `line_of` wrote."""
-    seed, setup, nodes, edges, visitors, faults = json.loads(line)
-    return Plan(seed, setup, tuple(nodes), tuple(edges), visitors, tuple(Fault(*fault) for fault in faults))
 
 
 def line_of(plan: Plan) -> str:

@@ -22,8 +22,8 @@ from tests.simulation.network import Network
 from tests.simulation.processes import Host, Process
 
 KEY = "0123456789abcdef0123456789abcdef"
-LEASE_S = 1.2
-STANDBY_TIMEOUT_S = 1.0
+LEASE_S = 1.0
+STANDBY_TIMEOUT_S = 1.3
 OPTIONS = JournalOptions(segment_mib=1 / 128, idle_frame_ms=200, commit_thread=VirtualCommits)
 WITNESS_HOST = "w"
 

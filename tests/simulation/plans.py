@@ -1,5 +1,6 @@
 """What a seed decides before a life begins: how the nodes are set up, and what befalls them when."""
 
+import json
 from collections.abc import Mapping
 from random import Random
 from typing import NamedTuple
@@ -55,11 +56,20 @@ FAULTS = {
 }
 
 
+def plan_from(line: str) -> Plan:
+    """Return the plan that `line_of` wrote."""
+    seed, setup, nodes, edges, visitors, faults = json.loads(line)
+    return Plan(seed, setup, tuple(nodes), tuple(edges), visitors, tuple(Fault(*fault) for fault in faults))
+
+
 def plan_of(seed: int, focus: str = "") -> Plan:
     """Return the plan of a seed. `focus` are setups and kinds of faults to draw from, and the number of nodes.
 
-    Each of these is drawn from all there are where the focus does not say ("sync, slow, blackout, 3").
+    Each of these is drawn from all there are where the focus does not say ("sync, slow, blackout, 3"). Or it is a
+    whole plan as a line of seeds.txt, and the seed is all that differs.
     """
+    if focus.startswith("["):
+        return plan_from(focus)._replace(seed=seed)
     random, words = Random(seed), [word.strip() for word in focus.split(",")]
     setup = random.choice([its for its in SETUPS if its in words] or SETUPS)
     nodes, edges = ("a", "b"), ()

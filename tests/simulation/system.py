@@ -25,13 +25,15 @@ from tests.simulation.nodes import OPTIONS, Node, Remembered
 from tests.simulation.plans import CLIENTS_HOST, Plan, plan_of, sentence
 from tests.simulation.processes import Host
 from tests.simulation.virtual_loop import BEGINNING_S, OWNER, Deadlock, OutOfBounds, VirtualLoop
-from tests.simulation.visitors import EVENT, SETTINGS, Crowd, Visitor
+from tests.simulation.visitors import EVENT, IMPATIENT_S, PAUSES_S, SETTINGS, Crowd, Visitor
 
 HEALED_AT_S = 7.5
 COMING_AND_GOING_S = 8.5
 IN_STEP_WITHIN_S = 15.0
 OPERATOR_WAITS_S = 3.0
 GROWS_AT_S = 2.0
+QUIET_EVERY = 5
+QUIET = {"batch_interval_s": 60}
 GAP = 1_000  # numbers; what is skipped at a lossy promotion costs time
 BOUNDS = {"max_steps": 400_000, "max_virtual_s": 120.0}
 
@@ -48,11 +50,15 @@ class Outcome(NamedTuple):
 
 
 class Life:
-    """The parts of one life."""
+    """The parts of one life.
+
+    In a quiet one nearly all come at its beginning, and look without being let in; in some they look all the time.
+    """
 
     def __init__(self, loop: VirtualLoop, plan: Plan) -> None:
         self.loop = loop
         self.plan = plan
+        self.is_quiet = plan.seed % QUIET_EVERY == 0
         self.history = History()
         self.network = Network(loop)
         self.table = LeaseTable() if plan.setup == "witness" else None
@@ -63,10 +69,11 @@ class Life:
         clients = self.hosts[CLIENTS_HOST].start(lambda process: asyncio.Event().wait())  # type: ignore[arg-type, return-value]
         self.crowd = Crowd(self.network, clients, list(plan.nodes), self.history, Random(plan.seed))
         self.crowd.is_alone = self._is_alone
+        self.crowd.pauses_s = IMPATIENT_S if plan.seed % QUIET_EVERY == 1 else PAUSES_S
 
     def _node(self, name: str) -> Node:
-        mode = {"witness": "sync", "growing": "single"}.get(self.plan.setup, self.plan.setup)
-        first = self.plan.nodes[0]
+        first, setup = self.plan.nodes[0], self.plan.setup
+        mode = "async" if setup == "async" else "single" if (setup, name) == ("growing", first) else "sync"
         follow = None if name == first else self.hosts[first].url
         is_edge = name in self.plan.edges
         return Node(self.hosts[name], self.network, mode, follow, self.table, is_edge, Remembered())
@@ -108,7 +115,7 @@ class Life:
         await self._open_event(names[0])
         late = GROWS_AT_S if self.plan.setup == "growing" else 0.0
         growing = [self.loop.create_task(self._grow(name, late)) for name in names[1:]]
-        moments_s = [fault.at_s for fault in self.plan.faults]
+        moments_s = [0.0] if self.is_quiet else [fault.at_s for fault in self.plan.faults]
         visitors = [Visitor(self.crowd, f"v{number}", moments_s) for number in range(self.plan.visitors)]
         coming = [self.crowd.clients.spawn(visitor.visit()) for visitor in visitors]
         befalling = [self.loop.create_task(self._befall(fault)) for fault in self.plan.faults]
@@ -129,7 +136,7 @@ class Life:
 
     async def _open_event(self, name: str) -> None:
         async def do(seat: Any) -> None:
-            await seat.configure(EVENT, SETTINGS, By("admin"), replace=True)
+            await seat.configure(EVENT, SETTINGS | (QUIET if self.is_quiet else {}), By("admin"), replace=True)
             await seat.control(EVENT, "open", By("admin"))
 
         while self.nodes[name].member is None:  # noqa: ASYNC110 (no event tells it)
@@ -141,8 +148,7 @@ class Life:
         await asyncio.sleep(after_s)
         first = self.nodes[self.plan.nodes[0]]
         if self.plan.setup == "growing" and first.mode == "single":
-            for node in self.nodes.values():
-                node.mode = "sync"
+            first.mode = "sync"
             first.host.kill()
             self.fate.make_run(first.name)
         self.fate.make_run(name)

@@ -26,6 +26,8 @@ SETTINGS = {
 }
 PATIENCE_S = 1.5
 COMING_S = 7.0
+PAUSES_S = (0.3, 2.5)
+IMPATIENT_S = (0.05, 0.3)
 NEAR_SHARE = 0.6
 NEAR_S = (-0.05, 1.0)
 LOST = frozenset({"not_found", "gone"})
@@ -61,6 +63,7 @@ class Crowd:
         self.history = history
         self.random = random
         self.is_over = False
+        self.pauses_s = PAUSES_S
         self.is_alone: Callable[[], bool] = lambda: False
 
     async def reply(self, process: Process, ask: Ask) -> Reply:
@@ -145,7 +148,7 @@ class Visitor:
             await asyncio.sleep(self._random.uniform(0.05, 0.4))
         while not self._crowd.is_over and not self.has_left:
             await self._look()
-            await asyncio.sleep(self._random.uniform(0.3, 2.5))
+            await asyncio.sleep(self._random.uniform(*self._crowd.pauses_s))
 
     async def _say(self, verb: str, ask: Ask) -> Reply | None:
         reply = await self._crowd.ask(self.name, verb, self.node, ask)
