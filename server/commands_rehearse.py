@@ -99,12 +99,12 @@ async def drill(
     showing = asyncio.create_task(steps.show())
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         pair = Pair(folder, mode, witness, session)
+        crowd = Crowd(pair.urls, EVENT, joins_per_s, session)
         try:
             await pair.start()
             await pair.admin("PUT", f"/v1/admin/events/{EVENT}", SETTINGS)
             await pair.admin("POST", f"/v1/admin/events/{EVENT}/open", {})
             steps.next()
-            crowd = Crowd(pair.urls, EVENT, joins_per_s, session)
             coming = asyncio.create_task(crowd.run())
             recoveries_s, may_be_lost = await _kill(pair, crowd, kills, steps)
             crowd.is_over = True
@@ -114,6 +114,8 @@ async def drill(
             back = await _take_up(session, pair.urls[pair.leader], verdict.lost)
         finally:
             showing.cancel()
+            crowd.is_over = True
+            await crowd.close()
             await pair.close()
     return _told(mode, witness, joins_per_s, recoveries_s, may_be_lost, verdict, back)
 

@@ -67,6 +67,12 @@ class Crowd:
             await asyncio.sleep(TICK_S)
         await asyncio.gather(*self._asking)
 
+    async def close(self) -> None:
+        """Send away whoever still asks."""
+        for task in self._asking:
+            task.cancel()
+        await asyncio.gather(*self._asking, return_exceptions=True)
+
     def first_answer_after(self, moment_s: float) -> float | None:
         """Return when the first join was answered that was sent after a moment."""
         return min(

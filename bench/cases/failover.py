@@ -20,9 +20,10 @@ import aiohttp
 from bench import joiner, machine
 from bench.cases.push import helper
 from bench.load import percentiles_ms
-from bench.outcome import Chart, Outcome, Setting, median
+from bench.outcome import BenchFailed, Chart, Outcome, Setting, median
 from bench.processes import EVENT, SETTINGS, daemon
 from bench.targets import missed
+from engine.errors import Unreachable
 from server.commands_rehearse import drill
 from server.rehearsal_pair import Pair
 
@@ -88,6 +89,13 @@ def behind(primary: Curve, follower: Curve) -> Lag:
 
 def run(setting: Setting) -> Outcome:
     """Measure kills, then lag, in sync and in async."""
+    try:
+        return _run(setting)
+    except Unreachable as problem:
+        raise BenchFailed(str(problem)) from problem
+
+
+def _run(setting: Setting) -> Outcome:
     outcome = Outcome()
     modes, kills, load_s = setting.size((MODES, 20, 20.0), (MODES[:1], 1, 2.0))
     drills = {}
