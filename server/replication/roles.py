@@ -248,7 +248,7 @@ class Member:
         self._follow_anew()
 
     async def _look_for_higher_terms(self, leading: Leading) -> None:
-        """Ask the followers that are not here whether one of them was promoted meanwhile; first of all when it opens."""
+        """Ask the followers that are not here whether one of them was promoted meanwhile, first when it opens."""
         while True:
             here = [session.hello.url for session in leading.publisher.sessions.values()]
             for url in [url for url in self._urls if url not in here]:
