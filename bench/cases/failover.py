@@ -179,8 +179,8 @@ def _report(outcome: Outcome, drills: dict[str, Any], lags: dict[str, Lag], alon
         )
         outcome.add(f"{mode}: out of order", told["out_of_order"], "", target=f"failover.order_{mode}")
         outcome.add(
-            f"{mode}: answered within 1 s in an hour with one kill",
-            told["availability_of_an_hour_with_one_kill"] * 100,
+            f"{mode}: not answered within 1 s, of an hour with one kill",
+            (1 - told["availability_of_an_hour_with_one_kill"]) * 100,
             "%",
         )
         outcome.rounds[f"{mode} recovery s"] = recovered
