@@ -485,6 +485,11 @@ class Following:
         """Return how this follower stands with its primary, for status pages and metrics."""
         return {"connected": self.is_reachable, "in_step": self.in_step, **told(self.lag())}
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is a state on the disk here that one could lead with."""
+        return self._log is not None and self._log.is_whole
+
     def may_seek_promotion(self, now_ns: int) -> bool:
         """Whether the promise given with the last acknowledgement is over, and this standby was in step."""
         return (

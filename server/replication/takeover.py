@@ -1,8 +1,9 @@
 """When a standby becomes the primary by itself: it wins the lease row of the witness, and only then.
 
-There are two ways to it. The primary that had named this standby is silent, and let the row run out. Or this process
+There are three ways to it. The primary that had named this standby is silent, and let the row run out. Or this process
 was itself the primary that gave the row back for a handover, and nobody came to take it: then it has everything, and
-takes it back in its own term.
+takes it back in its own term. Or the row says that this process leads already: it did, or was about to, and was
+started again when the witness could not be asked.
 """
 
 import asyncio
@@ -47,6 +48,8 @@ class Takeover:
                 lease: Lease | None = None
                 if self._following.may_seek_promotion(self._now_ns()):
                     lease = await self._seek()
+                elif self._is_mine():
+                    lease = self.watch.lease
                 elif self._is_left_untaken():
                     lease = await self._take_back()
                 if lease is not None:
@@ -68,6 +71,10 @@ class Takeover:
                 continue
             following.is_seeking = lease is not None
             return lease
+
+    def _is_mine(self) -> bool:
+        row = self.watch.lease
+        return row is not None and row.holder == self._settings.node_id and self._following.is_whole
 
     def _is_left_untaken(self) -> bool:
         row = self.watch.lease

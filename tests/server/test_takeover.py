@@ -18,7 +18,9 @@ LEASE_S = 1.0
 class Scene:
     """The process "b", which followed "a" in term 1, and the row that the witness has."""
 
-    def __init__(self, loop: VirtualLoop, row: Lease, *, in_step: bool = False, resigned_term: int = 0) -> None:
+    def __init__(
+        self, loop: VirtualLoop, row: Lease, *, in_step: bool = False, resigned_term: int = 0, is_whole: bool = True
+    ) -> None:
         table = LeaseTable()
         table.rows[CLUSTER] = row
         self.table = table
@@ -29,6 +31,7 @@ class Scene:
             welcome=SimpleNamespace(epoch=RESTARTS_PER_TERM),
             primary_node="a",
             is_seeking=True,
+            is_whole=is_whole,
         )
         settings = ReplicationSettings("b", "sim://b", lease_s=LEASE_S)
         witness = MemoryWitness(table, CLUSTER, "b")
@@ -95,5 +98,14 @@ def test_nobody_takes_back_what_another_one_gave() -> None:
             scene = Scene(loop, Lease(5, 1, NOBODY, "sim://a", "c"), resigned_term=resigned_term)
             assert await scene.won_within(10) is None
             assert scene.row.holder == NOBODY
+
+    alive(life)
+
+
+def test_whoever_the_row_says_leads_does_so_unless_its_disk_is_another_one() -> None:
+    async def life(loop: VirtualLoop) -> None:
+        row = Lease(5, 2, "b", "sim://b", None)
+        assert await Scene(loop, row).won_within(5) == row
+        assert await Scene(loop, row, is_whole=False).won_within(5) is None
 
     alive(life)
