@@ -12,12 +12,16 @@ from tests.simulation.nodes import Node
 from tests.simulation.plans import Fault
 
 DEATHS_MAX = 3
+OPERATED = frozenset({"hand over", "fail over", "blackout"})
 LONG_S = 0.5
 SLOW_S = 0.8
 
 
 class Fate:
-    """Carries out faults. `has_witness`: nobody is promoted by hand, and commands never change."""
+    """Carries out faults. `has_witness`: nobody is promoted by hand, and commands never change.
+
+    `holder` says whom the witness names.
+    """
 
     def __init__(
         self, network: Network, nodes: Mapping[str, Node], has_witness: bool, note: Callable[[str], None]
@@ -26,8 +30,10 @@ class Fate:
         self._nodes = nodes
         self._has_witness = has_witness
         self._note = note
+        self.holder: Callable[[], str] = str
         self._restarts: set[str] = set()
         self._held_down: set[str] = set()
+        self._operator = asyncio.Lock()  # there is one, and he does one thing after the other
         self._newest_term = 0
         self._deaths = 0
         self._broken: set[str] = set()
@@ -35,7 +41,11 @@ class Fate:
     async def befall(self, fault: Fault) -> None:
         """Do what a fault says."""
         self._note(f"FAULT {fault.kind} {fault.target} {fault.other} for {fault.lasting_s:.3f}")
-        await _KINDS[fault.kind](self, fault)
+        if fault.kind not in OPERATED:
+            await _KINDS[fault.kind](self, fault)
+            return
+        async with self._operator:
+            await _KINDS[fault.kind](self, fault)
 
     # ---- processes ---------------------------------------------------------------------------------------
 
@@ -89,6 +99,8 @@ class Fate:
         node, leader = self._nodes[fault.target], self.leader()
         if leader in (None, node.name) or node.member is None or node.member.role != "follower":
             return
+        if self.holder() == node.name:
+            return  # about to lead, with what only it has: that would be more than one failure
         node.host.kill()
         node.host.disk.wipe()
         node.peers.urls, node.follow = [], self._nodes[leader].host.url
@@ -178,9 +190,7 @@ class Fate:
             await self._block([*ways, *((heir, way) for way, heir in ways)], fault.lasting_s)
         self._nodes[old].host.kill()
         await asyncio.sleep(min(fault.lasting_s, 1.0))
-        await self.promote_best(old)
-        self._held_down.discard(old)
-        await self.restart(old, fault.lasting_s)
+        await self._replace(old, fault.lasting_s)
 
     async def blackout(self, fault: Fault) -> None:
         """Take the power from all at once; the disk of the primary is late or never back, and a standby leads."""
@@ -196,11 +206,22 @@ class Fate:
         for name in self._nodes:
             self.make_run(name)
         await asyncio.sleep(0.3)
-        await self.promote_best(old)
-        self._held_down.discard(old)
-        await self.restart(old, fault.lasting_s)
+        await self._replace(old, fault.lasting_s)
 
-    async def promote_best(self, besides: str | None) -> None:
+    async def _replace(self, old: str, after_s: float) -> None:
+        """Promote somebody in the place of a primary that is held down, and only then let it up again.
+
+        A promotion that was begun may have begun a term: so there is no way back, it is tried until it is done.
+        """
+        heir = await self.promote_best(old)
+        while heir is not None and self.leader() is None:
+            await asyncio.sleep(0.5)
+            self.make_run(heir)
+            await self.promote_best(old)
+        self._held_down.discard(old)
+        await self.restart(old, after_s)
+
+    async def promote_best(self, besides: str | None) -> str | None:
         """Promote the standby that holds most, saying that the primary is dead, as it is.
 
         One that never heard of the last primary is not promoted: there the last primary has to come back itself.
@@ -211,12 +232,13 @@ class Fate:
             if is_standby and node.member.term >= self._newest_term:
                 held.append((node.member.term, node.member._log.position.lsn, name))
         if not held:
-            return
+            return None
         heir = max(held)[2]
         await self._do(heir, lambda member: member.promote(old_primary_is_dead=True))
         member = self._nodes[heir].member
         if member is not None and member.leading is not None:
             self.obey(heir)
+        return heir
 
     def obey(self, primary: str) -> None:
         """Change the commands of all nodes to what the operator knows now."""

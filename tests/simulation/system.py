@@ -65,6 +65,7 @@ class Life:
         self.hosts = {name: Host(name, loop, self.network) for name in (*plan.nodes, CLIENTS_HOST)}
         self.nodes = {name: self._node(name) for name in plan.nodes}
         self.fate = Fate(self.network, self.nodes, self.table is not None, self.note)
+        self.fate.holder = self._holder
         self.fate.on_death = self._on_death  # type: ignore[method-assign]
         clients = self.hosts[CLIENTS_HOST].start(lambda process: asyncio.Event().wait())  # type: ignore[arg-type, return-value]
         self.crowd = Crowd(self.network, clients, list(plan.nodes), self.history, Random(plan.seed))
@@ -99,6 +100,9 @@ class Life:
 
     def _on_death(self, name: str, ending: BaseException) -> None:
         self.history.violations.append(f"the process of {name} ended: {type(ending).__name__}: {ending}")
+
+    def _holder(self) -> str:
+        return "" if self.table is None else next((row.holder for row in self.table.rows.values()), "")
 
     def _is_alone(self) -> bool:
         leader = self.fate.leader()
