@@ -244,6 +244,7 @@ class WebSocket(Successor):
             self._paused = False
             self.transport.resume_reading()
         if self._rest and self.is_open:
+            self._listener.alive(self)
             self._read()
 
     # ---- the end ---------------------------------------------------------------------------------------
