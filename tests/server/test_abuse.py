@@ -414,18 +414,6 @@ async def test_a_token_that_is_not_right_is_401(line: Running, call: str) -> Non
         assert "WWW-Authenticate: Bearer" in reply.head
 
 
-@pytest.mark.parametrize("call", ["position", "heartbeat", "leave"])
-async def test_a_token_of_an_epoch_to_come_is_good_and_this_server_behind(line: Running, call: str) -> None:
-    """Only who holds the keys can have made it: a later primary did, and it must not be thrown away."""
-    await line.place("u0")
-    bearer = f"Authorization: Bearer {line.tokens.mint('e1', 'u0', 1, 1, 0, 2**40, int(time.time()))}"
-    path = f"/v1/events/e1/{call}"
-    raw = request("GET", path, bearer) if call == "position" else post(path, b"", bearer, kind=None)
-    reply = await send(line.port, raw)
-    assert (reply.status, reply.problem["code"]) == (503, "not_primary")
-    assert "Retry-After: 1" in reply.head
-
-
 @pytest.mark.parametrize("stranger", [("u9", 1), ("u0", 2), ("u0", 0), ("u0", -1), ("u0", 4), ("u0", 2**40)])
 async def test_a_good_token_for_a_place_that_is_not_there_or_not_theirs_is_404(
     line: Running, stranger: tuple[str, int]

@@ -203,3 +203,15 @@ async def test_every_answer_forbids_sniffing_and_storing(server: Running) -> Non
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert response.headers["Cache-Control"] == "no-store"
         assert "Server" not in response.headers
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "position"), ("POST", "heartbeat"), ("POST", "leave")])
+async def test_a_token_of_an_epoch_to_come_is_good_and_this_server_behind(
+    server: Running, method: str, path: str
+) -> None:
+    """Only who holds the keys made it: a later primary did, and it must not be thrown away."""
+    await server.place("u1")
+    token = server.tokens.mint("e1", "u1", 1, 1, 0, 2**40, wall_ms() // 1000)
+    body = None if method == "GET" else {}
+    status, problem = await call(server, method, f"e1/{path}", body, Authorization=f"Bearer {token}")
+    assert (status, problem["code"]) == (503, "not_primary")
