@@ -80,6 +80,18 @@ class Refused(StanchionError):
         self.retry_after_s = retry_after_s
         self.primary_url = primary_url
 
+    def again(self) -> "Refused":
+        """Return the same refusal anew, for one more who is told: an error that is raised holds its traceback."""
+        return Refused(
+            self.code,
+            self.detail,
+            reason=self.reason,
+            field=self.field,
+            errors=self.errors,
+            retry_after_s=self.retry_after_s,
+            primary_url=self.primary_url,
+        )
+
 
 class UsageError(StanchionError):
     """The command line asks for something that makes no sense."""

@@ -128,14 +128,6 @@ def _refusing(why: Refused) -> Callable[..., NoReturn]:
     """Return a verb that refuses, with an error of its own each time: an error that is raised holds its traceback."""
 
     def refuse(*arguments: object, **options: object) -> NoReturn:
-        raise Refused(
-            why.code,
-            why.detail,
-            reason=why.reason,
-            field=why.field,
-            errors=why.errors,
-            retry_after_s=why.retry_after_s,
-            primary_url=why.primary_url,
-        )
+        raise why.again()
 
     return refuse

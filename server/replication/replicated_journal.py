@@ -102,7 +102,7 @@ class ReplicatedJournal:
             return self._journal.when_durable(lsn)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._resigned is not None:
-            future.set_exception(self._resigned)
+            future.set_exception(self._resigned.again())
         else:
             self._waiters.append((lsn, future))
         return future
@@ -166,7 +166,7 @@ class ReplicatedJournal:
         waiters, self._waiters = self._waiters, deque()
         for _, future in waiters:
             if not future.done():
-                future.set_exception(why)
+                future.set_exception(why.again())
 
     def _on_durable(self, pieces: Sequence[Piece]) -> None:
         self._agreement.flushed(self._journal.durable_lsn, self._now_ns())

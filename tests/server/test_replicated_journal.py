@@ -148,3 +148,16 @@ async def test_records_are_read_only_as_far_as_they_may_be_spoken_of() -> None:
         await on.flushed(on.append(3))
         read = [lsn async for batch in on.journal.read_records(1) for lsn, _ in batch]
         assert read == [1, 2]
+
+
+async def test_each_who_is_refused_has_an_error_of_their_own() -> None:
+    """One error for all would hold the tracebacks of all, and no collector runs in a daemon."""
+    async with stage() as on:
+        on.in_step()
+        lsn = on.append()
+        waiting = [on.journal.when_durable(lsn), on.journal.when_durable(lsn)]
+        on.journal.resign(Refused("not_primary", "another leads", retry_after_s=1))
+        waiting.append(on.journal.when_durable(on.append()))
+        errors = [one.exception() for one in waiting if one is not None]
+        assert len({id(error) for error in errors}) == 3
+        assert all(isinstance(error, Refused) and error.retry_after_s == 1 for error in errors)
