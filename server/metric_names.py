@@ -41,7 +41,7 @@ LOG: Mapping[str, Named] = MappingProxyType(
         "epoch": _gauge("stanchion_log_epoch", "Epoch written in every frame"),
         "replication_term": _gauge("stanchion_replication_term", "Term of the newest epoch known here"),
         "replication_followers": _gauge("stanchion_replication_followers", "Followers connected to this primary"),
-        "replication_in_step": _gauge("stanchion_replication_in_step", "1 while answers wait for a standby, too"),
+        "replication_in_step": _gauge("stanchion_replication_in_step", "1 while a standby waited for may take over"),
         "replication_connected": _gauge("stanchion_replication_connected", "1 while the primary is in reach"),
         "replication_lag_records": _gauge("stanchion_replication_lag_records", "Records the slowest follower lacks"),
         "replication_lag_bytes": _gauge("stanchion_replication_lag_bytes", "Bytes of log the slowest follower lacks"),

@@ -6,7 +6,8 @@ step are, and going on without a standby is a step of its own:
     ALONE     answers wait for this disk only. A standby that is nearly up to date becomes the candidate.
     CATCHING  answers wait for both. Once everything that was spoken of is on the candidate's disk, it is to be
               named: the witness, where there is one, writes down who it is.
-    IN_STEP   the standby is told that nothing more is spoken of without it. Only now may it ever take over.
+    IN_STEP   the standby is told that nothing more is spoken of without it. Only now may it ever take over. Once it
+              has acknowledged that word the line is covered: a primary that ends from here on has a successor.
     LEAVING   the standby made no progress for `standby_timeout_s`. With a witness the primary has to win the
               right to go on alone, against the standby, which may want to take over at this moment; until that is
               decided answers go on waiting.
@@ -54,6 +55,8 @@ class Agreement:
     wish: Wish | None = None
     acked: dict[str, int] = field(default_factory=dict)
     _progress_ns: int = 0
+    _told_from_ns: int = 0
+    _is_told: bool = False
 
     # ---- what happens -------------------------------------------------------------------------------
 
@@ -64,13 +67,15 @@ class Agreement:
         self.flushed_lsn = lsn
         self._advance()
 
-    def joined(self, follower: str, lsn: int) -> None:
+    def joined(self, follower: str, lsn: int, now_ns: int) -> None:
         """A standby is connected and holds everything up to `lsn`.
 
-        If it was in step and comes back with less than was spoken of, its disk is not the one that acknowledged: it
-        must not take over any more.
+        It may have been started anew, so it has to be told again that it is in step. If it was, and comes back with
+        less than was spoken of, its disk is not the one that acknowledged: it must not take over any more.
         """
         self.acked[follower] = lsn
+        if follower == self.standby:
+            self._tell_from(now_ns)
         if follower == self.standby and lsn < self.committed_lsn and self.standing is Standing.IN_STEP:
             self.standing, self.wish = Standing.LEAVING, Wish(None)
 
@@ -88,6 +93,7 @@ class Agreement:
         self.acked[follower] = max(lsn, before)
         if follower == self.standby:
             self.contact_ns = max(self.contact_ns, sent_ns)
+            self._is_told = self._is_told or sent_ns > self._told_from_ns
             if lsn > before or lsn >= self.flushed_lsn:
                 self._progress_ns = now_ns
         elif self.is_sync and self.standing is Standing.ALONE and self.flushed_lsn - lsn <= CLOSE_RECORDS:
@@ -105,7 +111,7 @@ class Agreement:
         elif self.standing is not Standing.LEAVING and self.wish is None:
             self.standing, self.wish = Standing.LEAVING, Wish(None)
 
-    def granted(self, wish: Wish) -> None:
+    def granted(self, wish: Wish, now_ns: int) -> None:
         """What was wished for is written down."""
         assert wish == self.wish, "only what is wished for can be granted"
         self.wish = None
@@ -113,18 +119,28 @@ class Agreement:
             self._go_alone()
         else:
             self.standing = Standing.IN_STEP
+            self._tell_from(now_ns)
             self._advance()
 
     # ---- what it comes to ---------------------------------------------------------------------------
 
     @property
+    def is_covered(self) -> bool:
+        """Whether a standby is in step and knows it, so that it takes over where this primary ends."""
+        return self.standing is Standing.IN_STEP and self._is_told
+
+    @property
     def is_degraded(self) -> bool:
-        """Whether answers are given on this disk's word alone although the mode wants two."""
-        return self.is_sync and self.standing in (Standing.ALONE, Standing.LEAVING)
+        """Whether the mode wants a standby that could take over and there is none."""
+        return self.is_sync and not self.is_covered
 
     def is_in_step(self, follower: str) -> bool:
         """Whether a standby may be told that nothing is spoken of without it."""
         return self.standing is Standing.IN_STEP and follower == self.standby
+
+    def _tell_from(self, now_ns: int) -> None:
+        """What is sent from now on tells the standby that it is in step; nothing earlier did."""
+        self._told_from_ns, self._is_told = now_ns, False
 
     def _is_behind(self) -> bool:
         return self.standby is not None and self.acked.get(self.standby, -1) < self.flushed_lsn

@@ -220,7 +220,7 @@ class Leading:
                 continue
             if self._keeper is not None and not await self._keeper.name_standby(wish.standby):
                 return
-            self.agreement.granted(wish)
+            self.agreement.granted(wish, self._boottime_ns())
             log.info("standby_in_step" if wish.standby else "going_on_alone", standby=wish.standby)
             self.replicated.speak()
             self.publisher.tell_all()
@@ -266,7 +266,7 @@ class Leading:
         """Return what is weaker now than the mode promises."""
         told = []
         if self.agreement.is_degraded:
-            told.append("no standby is in step: answers rest on this disk alone")
+            told.append("no standby is in step: nobody could take over, and answers may rest on this disk alone")
         if not self.may_speak(self._boottime_ns()):
             told.append("the right to answer has run out")
         return tuple(told)
@@ -276,5 +276,5 @@ class Leading:
         agreement, lags = self.agreement, self.publisher.lags()
         worst = max(lags.values(), key=lambda lag: lag.records, default=Lag(0, 0, 0.0))
         facts: dict[str, object] = {"standing": agreement.standing.value, "standby": agreement.standby}
-        facts |= {"in_step": agreement.standing is Standing.IN_STEP, "followers": len(lags)}
+        facts |= {"in_step": agreement.is_covered, "followers": len(lags)}
         return facts | told(worst)

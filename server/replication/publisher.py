@@ -210,7 +210,7 @@ class Publisher:
         self.sessions[hello.node_id] = session
         session.put(self._ring.sealed(link.key))  # from here on it hears of changes: none may lie before
         if follow.is_standby:
-            self._agreement.joined(hello.node_id, session.acked_lsn)
+            self._agreement.joined(hello.node_id, session.acked_lsn, self._boottime_ns())
         self._events.on_peer(hello.url)
         log.info("follower_joined", node_id=hello.node_id, url=hello.url, standby=follow.is_standby)
         sending = asyncio.create_task(self._send(session))

@@ -16,10 +16,10 @@ def agreement(*, is_sync: bool = True) -> Agreement:
 def in_step(lsn: int = 10) -> Agreement:
     made = agreement()
     made.flushed(lsn, 0)
-    made.joined("b", lsn)
+    made.joined("b", lsn, 0)
     made.answered("b", lsn, 1, 1)
     assert made.wish == Wish("b")
-    made.granted(Wish("b"))
+    made.granted(Wish("b"), 2)
     assert made.is_in_step("b")
     return made
 
@@ -33,7 +33,7 @@ def test_without_a_standby_this_disk_is_enough_and_that_is_called_degraded() -> 
 
 def test_async_never_waits_for_anybody_and_is_not_degraded() -> None:
     made = agreement(is_sync=False)
-    made.joined("b", 0)
+    made.joined("b", 0, 0)
     made.flushed(9, 0)
     made.answered("b", 0, 1, 1)
     assert (made.committed_lsn, made.standing, made.is_degraded) == (9, Standing.ALONE, False)
@@ -42,7 +42,7 @@ def test_async_never_waits_for_anybody_and_is_not_degraded() -> None:
 def test_a_standby_far_behind_is_not_waited_for() -> None:
     made = agreement()
     made.flushed(CLOSE_RECORDS + 2, 0)
-    made.joined("b", 0)
+    made.joined("b", 0, 0)
     made.answered("b", 1, 1, 1)
     assert made.standing is Standing.ALONE
     made.answered("b", 2, 2, 2)
@@ -52,7 +52,7 @@ def test_a_standby_far_behind_is_not_waited_for() -> None:
 def test_it_is_named_only_once_it_has_everything_that_was_spoken_of() -> None:
     made = agreement()
     made.flushed(10, 0)
-    made.joined("b", 4)
+    made.joined("b", 4, 0)
     made.answered("b", 4, 1, 1)
     made.flushed(12, 2)
     assert (made.committed_lsn, made.wish) == (10, None)
@@ -77,7 +77,7 @@ def test_a_silent_standby_is_left_only_when_that_is_granted() -> None:
     made.flushed(15, SECOND)
     made.tick(3 * SECOND)
     assert (made.standing, made.wish, made.committed_lsn) == (Standing.LEAVING, Wish(None), 10)
-    made.granted(Wish(None))
+    made.granted(Wish(None), 4 * SECOND)
     assert (made.standing, made.committed_lsn, made.standby) == (Standing.ALONE, 15, None)
 
 
@@ -98,10 +98,37 @@ def test_an_idle_standby_that_answers_stays_in_step() -> None:
     assert made.is_in_step("b")
 
 
+def test_the_line_is_covered_once_the_standby_has_acknowledged_that_it_was_named() -> None:
+    made = agreement()
+    made.flushed(10, 0)
+    made.joined("b", 10, 0)
+    made.answered("b", 10, 1, 2)
+    assert (made.standing, made.is_covered, made.is_degraded) == (Standing.CATCHING, False, True)
+    made.granted(Wish("b"), 5)
+    made.answered("b", 10, 5, 8)
+    assert (made.is_in_step("b"), made.is_covered, made.is_degraded) == (True, False, True), "sent before it was named"
+    made.answered("b", 10, 6, 9)
+    assert (made.is_covered, made.is_degraded) == (True, False)
+    made.tick(60 * SECOND)
+    assert (made.standing, made.is_covered, made.is_degraded) == (Standing.LEAVING, False, True)
+
+
+def test_a_standby_that_comes_back_covers_the_line_once_it_was_told_anew() -> None:
+    made = in_step(10)
+    made.answered("b", 10, 3, 4)
+    made.left("b")
+    assert made.is_covered, "it knows, and may be alive"
+    made.joined("b", 10, 20)
+    made.answered("c", 10, 21, 22)
+    assert (made.is_in_step("b"), made.is_covered) == (True, False)
+    made.answered("b", 10, 21, 23)
+    assert made.is_covered
+
+
 def test_a_candidate_that_goes_before_it_was_named_costs_nothing() -> None:
     made = agreement()
     made.flushed(10, 0)
-    made.joined("b", 4)
+    made.joined("b", 4, 0)
     made.answered("b", 4, 1, 1)
     made.flushed(12, 2)
     made.left("b")
@@ -111,12 +138,12 @@ def test_a_candidate_that_goes_before_it_was_named_costs_nothing() -> None:
 def test_a_candidate_that_goes_while_it_is_being_named_is_left_by_the_witness_too() -> None:
     made = agreement()
     made.flushed(10, 0)
-    made.joined("b", 10)
+    made.joined("b", 10, 0)
     made.answered("b", 10, 1, 1)
     made.left("b")
     made.flushed(12, 2)
     assert made.committed_lsn == 10, "the witness may name it at any moment"
-    made.granted(Wish("b"))
+    made.granted(Wish("b"), 2)
     made.tick(5 * SECOND)
     assert made.wish == Wish(None)
 
@@ -124,7 +151,7 @@ def test_a_candidate_that_goes_while_it_is_being_named_is_left_by_the_witness_to
 def test_a_standby_that_comes_back_with_a_wiped_disk_is_left() -> None:
     made = in_step(10)
     made.left("b")
-    made.joined("b", 0)
+    made.joined("b", 0, 0)
     assert (made.is_in_step("b"), made.wish) == (False, Wish(None))
 
 
@@ -147,7 +174,7 @@ class AgreementMachine(RuleBasedStateMachine):
 
     @rule(who=st.sampled_from("bc"))
     def join(self, who: str) -> None:
-        self.agreement.joined(who, self.disks[who])
+        self.agreement.joined(who, self.disks[who], self.now_ns)
 
     @rule(who=st.sampled_from("bc"))
     def leave(self, who: str) -> None:
@@ -177,7 +204,7 @@ class AgreementMachine(RuleBasedStateMachine):
         wish = self.agreement.wish
         assert wish is not None
         self.named = wish.standby
-        self.agreement.granted(wish)
+        self.agreement.granted(wish, self.now_ns)
 
     @invariant()
     def what_was_spoken_of_is_with_whoever_may_take_over(self) -> None:
@@ -189,6 +216,12 @@ class AgreementMachine(RuleBasedStateMachine):
                 assert committed_lsn <= self.disks[who], "whoever is told that it is in step has everything"
         if self.named is not None and self.named not in self.wiped:
             assert committed_lsn <= self.disks[self.named]
+
+    @invariant()
+    def a_line_that_is_covered_has_somebody_to_take_over(self) -> None:
+        if self.agreement.is_covered:
+            assert self.named == self.agreement.standby is not None
+        assert self.agreement.is_degraded == (self.agreement.is_sync and not self.agreement.is_covered)
 
     @invariant()
     def async_waits_for_nobody(self) -> None:

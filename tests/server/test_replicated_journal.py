@@ -34,9 +34,9 @@ class Stage:
                 await asyncio.sleep(0.001)
 
     def in_step(self) -> None:
-        self.agreement.joined("b", self.agreement.flushed_lsn)
+        self.agreement.joined("b", self.agreement.flushed_lsn, 0)
         self.agreement.answered("b", self.agreement.flushed_lsn, 1, 1)
-        self.agreement.granted(Wish("b"))
+        self.agreement.granted(Wish("b"), 0)
 
     def acknowledge(self, lsn: int) -> None:
         self.agreement.answered("b", lsn, 2, 2)
