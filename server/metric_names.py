@@ -46,6 +46,8 @@ LOG: Mapping[str, Named] = MappingProxyType(
         "replication_lag_records": _gauge("stanchion_replication_lag_records", "Records the slowest follower lacks"),
         "replication_lag_bytes": _gauge("stanchion_replication_lag_bytes", "Bytes of log the slowest follower lacks"),
         "replication_lag_seconds": _gauge("stanchion_replication_lag_seconds", "Time since it was up to date"),
+        "replication_committed_lsn": _gauge("stanchion_replication_committed_lsn", "LSN up to which answers may tell"),
+        "replication_wrong_keys": _sum("stanchion_replication_wrong_keys", "Links refused for their replication key"),
         "snapshots": _gauge("stanchion_snapshot_kept", "Snapshots kept"),
         "snapshot_failures": _sum("stanchion_snapshot_failures", "Snapshots that could not be written"),
         "snapshot_lsn": _gauge("stanchion_snapshot_last_lsn", "LSN of the newest snapshot"),

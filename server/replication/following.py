@@ -17,9 +17,10 @@ import structlog
 
 from engine.errors import Damaged, Refused
 from server.replication.barrier import BARRIER, Barrier
+from server.replication.hearing import Hearing
 from server.replication.lag import Lag, told
 from server.replication.lease import MARGIN
-from server.replication.link import Link, LinkClosed, SealedLink, WrongKey, greet
+from server.replication.link import Link, LinkClosed, SealedLink, TurnedAway, WrongKey, greet
 from server.replication.messages import (
     Ack,
     Answer,
@@ -27,7 +28,6 @@ from server.replication.messages import (
     Follow,
     HandedOver,
     Handover,
-    Heard,
     Hello,
     Message,
     Peers,
@@ -49,6 +49,7 @@ from snapshots.wal import RESTARTS_PER_TERM, FrameHeader
 CONNECT_TIMEOUT_S = 10.0
 HEAR_EVERY_S = 1.0
 COMPLAIN_EVERY_S = 10.0
+TURNED_AWAY_PAUSE_S = 2.0
 INBOX_LIMIT = 256
 
 log = structlog.get_logger("stanchion.replication")
@@ -111,7 +112,7 @@ class Following:
         self._link: SealedLink | None = None
         self._check = None if standby_log else ChainCheck.anywhere()
         self._ring_key = ""
-        self._heard: dict[str, dict[int, bool]] = {}
+        self._hearing = Hearing()
         self._barrier = Barrier(lambda: self._outbox.put(Call(BARRIER, b"")))
         self._handed_over: asyncio.Future[HandedOver] | None = None
         self._received_bytes = 0
@@ -151,7 +152,7 @@ class Following:
 
     def hear(self, event_id: str, arrival: int, visible: bool) -> None:
         """Note that somebody was heard of; the primary is told within a second."""
-        self._heard.setdefault(event_id, {})[arrival] = visible
+        self._hearing.note(event_id, arrival, visible)
 
     def no_primary(self) -> Refused:
         """Return the refusal of what only a primary does."""
@@ -168,11 +169,17 @@ class Following:
         hearing = asyncio.create_task(self._tell_heard())
         try:
             while True:
-                urls = candidates()
+                urls, is_turned_away = candidates(), False
                 for url in urls:
-                    await self._try(url)
+                    try:
+                        await self._try(url)
+                    except TurnedAway as error:
+                        if isinstance(error, WrongKey) and self.welcome is None and not self.replica.held_lsn:
+                            raise  # it never followed: most likely a wrong file was named at its start
+                        log.error("turned_away", url=url, why=str(error))
+                        is_turned_away = True
                 self._complain(urls)
-                await asyncio.sleep(random.uniform(0.05, 0.25))
+                await asyncio.sleep(TURNED_AWAY_PAUSE_S if is_turned_away else random.uniform(0.05, 0.25))
         finally:
             hearing.cancel()
 
@@ -184,23 +191,22 @@ class Following:
             log.warning("no_primary_found", tried=urls)
 
     async def _try(self, url: str) -> None:
-        """Ask at one place and follow it for as long as it leads."""
+        """Ask at one place and follow it for as long as it leads; raises TurnedAway."""
         tried: list[str] = []
         while url and url not in tried and len(tried) < 4:
             tried.append(url)
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     link, hello = await self._connect(url)
-            except WrongKey as error:
-                if self.welcome is None and not self.replica.held_lsn:
-                    raise
-                log.error("wrong_key", url=url, problem=str(error))
-                return
+            except TurnedAway:
+                raise
             except (OSError, TimeoutError, LinkClosed) as error:
                 log.debug("primary_unreachable", url=url, problem=str(error) or type(error).__name__)
                 return
             try:
                 url = await self._session(link, hello)
+            except TurnedAway:
+                raise
             except LinkClosed as error:
                 log.info("link_closed", url=url, why=str(error))
                 return
@@ -211,8 +217,7 @@ class Following:
     async def _connect(self, url: str) -> tuple[SealedLink, Hello]:
         link = await self._open_link(url)
         try:
-            me = self._settings
-            return await greet(link, self._keys(), me.node_id, me.url)
+            return await greet(link, self._keys(), self._settings.node_id, self._settings.url)
         except BaseException:
             link.close()
             raise
@@ -242,7 +247,7 @@ class Following:
         if welcome.begin == "elsewhere":
             return welcome.primary_url
         if welcome.begin == "refused":
-            raise LinkClosed(f"{hello.url} refuses: {welcome.problem}")
+            raise TurnedAway(f"{hello.url} refuses: {welcome.problem}")
         self._check_term(welcome)
         if welcome.ring:
             self._ring.take(welcome.ring, link.key)
@@ -441,13 +446,9 @@ class Following:
     async def _tell_heard(self) -> None:
         while True:
             await asyncio.sleep(HEAR_EVERY_S)
-            if self._link is None:
-                continue
-            heard, self._heard = self._heard, {}
-            for event_id, arrivals in heard.items():
-                visible = [arrival for arrival, is_visible in arrivals.items() if is_visible]
-                hidden = [arrival for arrival, is_visible in arrivals.items() if not is_visible]
-                self._outbox.put(Heard(event_id, visible, hidden))
+            if self._link is not None:
+                for heard in self._hearing.take():
+                    self._outbox.put(heard)
 
     # ---- taking over -------------------------------------------------------------------------------------
 

@@ -51,7 +51,11 @@ class Garbled(LinkClosed):
     """What came is not what was sent, or cannot be read."""
 
 
-class WrongKey(LinkClosed, NotPermitted):
+class TurnedAway(LinkClosed):
+    """The other side does not take this follower in, and asking again at once would change nothing."""
+
+
+class WrongKey(TurnedAway, NotPermitted):
     """The other side does not hold a replication key of this cluster."""
 
 

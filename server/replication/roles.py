@@ -473,7 +473,7 @@ class Member:
             facts |= self.leading.facts()
         elif self.following is not None:
             facts |= {"primary_url": self._primary_url, **self.following.facts()}
-        facts |= {"lost": self.promoted_lost}
+        facts |= {"lost": self.promoted_lost, "wrong_keys": self.reception.wrong_keys}
         facts["put_aside"] = None if self.last_cut is None else self.last_cut.sentence
         return facts
 

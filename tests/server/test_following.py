@@ -3,13 +3,20 @@
 import asyncio
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from server.replication.following import TURNED_AWAY_PAUSE_S, Following, FollowingEvents, LinkOpener
+from server.replication.link import Link, LinkClosed, TurnedAway, WrongKey
+from server.replication.messages import Welcome
+from server.replication.settings import ReplicationSettings
 from tests.server.daemons import Daemon, cli, until
+from tests.simulation.nodes import OneKey
+from tests.simulation.virtual_loop import VirtualLoop, lead
 
 pytestmark = pytest.mark.slow
 
@@ -199,3 +206,54 @@ def test_a_wrong_key_is_refused_in_one_line(pair: Pair, tmp_path: Path) -> None:
     assert "replication key" in refused.stderr
     assert len(refused.stderr.splitlines()) <= 3
     assert pair.join(pair.primary, "u1")[0] == 201
+
+
+def edge_that_finds(open_link: LinkOpener, loop: VirtualLoop) -> Following:
+    """Return a follower without a data folder whose links are these."""
+    clocks = (lambda: int(loop.time() * 1e9), lambda: int(loop.time() * 1000))
+    events = FollowingEvents(print, print, print, print)
+    return Following(
+        ReplicationSettings("b", "sim://b"), lambda: ["key"], None, None, open_link, OneKey(), clocks, events
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [(TurnedAway("it takes no followers"), (14, 16)), (LinkClosed("the connection ended"), (100, 400))],
+)
+def test_whoever_is_turned_away_asks_again_after_a_while_and_others_at_once(
+    error: LinkClosed, tries: tuple[int, int]
+) -> None:
+    tried: list[str] = []
+
+    async def refuse(url: str) -> Link:
+        tried.append(url)
+        raise error
+
+    async def life(loop: VirtualLoop) -> None:
+        following = edge_that_finds(refuse, loop)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(following.run(lambda: ["sim://a"]), 15 * TURNED_AWAY_PAUSE_S)
+
+    lead(1, life)
+    assert tries[0] <= len(tried) <= tries[1]
+
+
+def test_a_wrong_key_ends_only_who_never_followed() -> None:
+    tried: list[str] = []
+
+    async def refuse(url: str) -> Link:
+        tried.append(url)
+        raise WrongKey("sim://a does not take this replication key")
+
+    async def life(loop: VirtualLoop) -> None:
+        following = edge_that_finds(refuse, loop)
+        with pytest.raises(WrongKey):
+            await asyncio.wait_for(following.run(lambda: ["sim://a"]), 10)
+        assert len(tried) == 1
+        following.welcome = Welcome("here", "primary", 1, b"", "", "", "sync", 1.5, b"", [], [])
+        with suppress(TimeoutError):
+            await asyncio.wait_for(following.run(lambda: ["sim://a"]), 10)
+        assert len(tried) > 3
+
+    lead(1, life)

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from engine.errors import Refused, StorageFailed
+from server.replication.link import WrongKey
 from tests.simulation.network import Network
 from tests.simulation.nodes import Node
 from tests.simulation.plans import Fault
@@ -37,6 +38,7 @@ class Fate:
         self._newest_term = 0
         self._deaths = 0
         self._broken: set[str] = set()
+        self._flipped: list[str] = []
 
     async def befall(self, fault: Fault) -> None:
         """Do what a fault says."""
@@ -77,11 +79,21 @@ class Fate:
         if ending is None:
             return
         self._note(f"END of {name} by itself: {''.join(traceback.format_exception(ending)[-3:])}")
-        if name not in self._broken or not isinstance(ending, StorageFailed):
+        if not self._is_excused(name, ending):
             self.on_death(name, ending)
             self._deaths += 1
         if self._deaths <= DEATHS_MAX:
             asyncio.get_running_loop().create_task(self.restart(name, 0.5))
+
+    def _is_excused(self, name: str, ending: BaseException) -> bool:
+        """Whether a fault explains this end: a failing disk, or a flipped bit in the proof of a new follower.
+
+        The latter cannot be told from a wrong key, and a flip explains no more than one end.
+        """
+        if isinstance(ending, WrongKey) and name in self._flipped:
+            self._flipped.remove(name)
+            return True
+        return name in self._broken and isinstance(ending, StorageFailed)
 
     def on_death(self, name: str, ending: BaseException) -> None:
         """A process ended by itself."""
@@ -149,6 +161,7 @@ class Fate:
 
     async def flip(self, fault: Fault) -> None:
         self._network.flip_a_bit(fault.target, fault.other)
+        self._flipped += (fault.target, fault.other)
 
     # ---- the operator ----------------------------------------------------------------------------------------
 
