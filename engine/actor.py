@@ -1,13 +1,13 @@
 """Who acts, and why: what every action of an operator, the site or the pacer carries into its record."""
 
-from typing import NamedTuple
+from msgspec import Struct
 
 from engine.errors import Refused
 
 REASON_LENGTH = 280
 
 
-class By(NamedTuple):
+class By(Struct, frozen=True, array_like=True, gc=False):
     """Who acts and why: `reason` is shown to visitors (280 characters at most), `note` is for the audit only.
 
     `request` is the Idempotency-Key where repeating the action must not do it twice.
@@ -29,7 +29,7 @@ class By(NamedTuple):
             raise Refused("bad_request", f"a reason that visitors may read is required to {what}", field="reason")
 
 
-class Entrant(NamedTuple):
+class Entrant(Struct, frozen=True, array_like=True, gc=False):
     """Who joins, and on what word.
 
     `proof` is a 64-bit digest of what proves holding the place (0: nothing was shown). `word` is "visitor", "site" (a
@@ -44,7 +44,7 @@ class Entrant(NamedTuple):
     word: str = "visitor"
 
 
-class Holder(NamedTuple):
+class Holder(Struct, frozen=True, array_like=True, gc=False):
     """Whoever shows a queue token: which place, and of which generation of its tokens."""
 
     arrival: int
@@ -52,7 +52,7 @@ class Holder(NamedTuple):
     generation: int = 0
 
 
-class Whom(NamedTuple):
+class Whom(Struct, frozen=True, array_like=True, gc=False):
     """Whose place an operator or the site means; exactly one is given."""
 
     user_id: str | None = None

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from msgspec.structs import replace
+
 from engine import pacing
 from engine.draw import ALGORITHM
 from engine.errors import Refused
@@ -107,8 +109,8 @@ def _estimate(ledger: Ledger, position: int) -> Estimate:
     estimate = ledger.estimator.estimate(position)
     left = None if ledger.settings.admissions_left is None else ledger.admissions_left()
     if left is not None and position > left:
-        return estimate._replace(reason="unlikely")
-    return estimate if ledger.state == "open" else estimate._replace(reason=ledger.state)
+        return replace(estimate, reason="unlikely")
+    return estimate if ledger.state == "open" else replace(estimate, reason=ledger.state)
 
 
 def order(ledger: Ledger, arrival: int) -> int:

@@ -5,13 +5,13 @@ leave the process before the records up to its LSN are durable; the outbox numbe
 answer can say which LSN that is.
 """
 
-from typing import NamedTuple
+from msgspec import Struct
 
 from engine.records import Record
 from engine.views import Notice
 
 
-class Ready(NamedTuple):
+class Ready(Struct, frozen=True):
     """What one drain hands over; `lsn` is the LSN of the last record written so far."""
 
     records: list[Record]
@@ -37,12 +37,14 @@ class Outbox:
         """Take a record that was just decided and applied."""
         self.records.append(record)
         self.lsn += 1
-        self.last_ms = max(self.last_ms, record.at_ms)
+        if record.at_ms > self.last_ms:
+            self.last_ms = record.at_ms
 
     def count(self, record: Record) -> None:
         """Count a record that came out of the log and was just applied."""
         self.lsn += 1
-        self.last_ms = max(self.last_ms, record.at_ms)
+        if record.at_ms > self.last_ms:
+            self.last_ms = record.at_ms
 
     def announce(self, notice: Notice) -> None:
         """Take something to push once the records so far are durable."""

@@ -25,6 +25,8 @@ something to remember for an answer.
 from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
+from msgspec.structs import replace
+
 from engine import answering, applying, joining, pacing, releasing, steering, windows
 from engine.actor import By, Entrant, Holder, Whom
 from engine.deadlines import Deadlines
@@ -187,10 +189,10 @@ class Room:
         if _CELLS_OF_JOIN[register.status[arrival]] == "=":
             return self._join_again(arrival, entrant, now_ms)
         joining.check_join(ledger, entrant)
-        user_id, proof, level, size, word = entrant
-        arrival = len(register.user_ids)
+        user_id, proof, level, size = entrant.user_id, entrant.proof, entrant.level, entrant.size
+        arrival, is_enqueued = len(register.user_ids), entrant.word == "enqueue"
         key = joining.key_at_joining(ledger.state, arrival, level, ledger.settings.priority_boost)
-        self._write(Joined(self.event_id, now_ms, arrival, key, user_id, proof, level, size, word == "enqueue"))
+        self._write(Joined(self.event_id, now_ms, arrival, key, user_id, proof, level, size, is_enqueued))
         return answering.place(ledger, arrival, now_ms, fresh=True, proven=True)
 
     def _join_again(self, arrival: int, entrant: Entrant, now_ms: int) -> Place:
@@ -259,12 +261,12 @@ class Room:
         ledger, arrival = self.ledger, self._held(holder)
         generation = ledger.generations.get(arrival, 0)
         if holder.generation == generation - 1 and proof != 0 and ledger.register.proofs[arrival] == proof:
-            return self.touch(holder._replace(generation=generation), now_ms)
+            return self.touch(replace(holder, generation=generation), now_ms)
         if holder.generation != generation:
             raise Refused("gone", "this code was used already", reason="used")
         if self._visitor_cell("transfer", arrival).startswith("transferred"):
             self._write(Transferred(self.event_id, now_ms, arrival, generation + 1, proof, False))
-        return self.touch(holder._replace(generation=generation + 1), now_ms)
+        return self.touch(replace(holder, generation=generation + 1), now_ms)
 
     def readmit(self, holder: Holder, epoch: int, issued_ms: int, now_ms: int) -> Place:
         """Take up a place that may have been lost with the tail of the log, on the word of its token.

@@ -29,22 +29,19 @@ _NO_STORE = b"Cache-Control: no-store\r\n"
 _encode = msgspec.json.Encoder().encode
 
 
-class Answer:
+class Answer(msgspec.Struct, eq=False):
     """A complete response, or with `is_stream` the beginning of one that others go on with.
 
     `headers` are finished lines ending in CRLF.
     """
 
-    __slots__ = ("_written", "body", "content_type", "headers", "is_stream", "keep_alive", "status")
-
-    def __init__(self, status: int, body: bytes = b"", content_type: bytes = JSON, headers: bytes = _NO_STORE) -> None:
-        self.status = status
-        self.body = body
-        self.content_type = content_type
-        self.headers = headers
-        self.keep_alive: bool | None = True
-        self.is_stream = False
-        self._written = False
+    status: int
+    body: bytes = b""
+    content_type: bytes = JSON
+    headers: bytes = _NO_STORE
+    keep_alive: bool | None = True
+    is_stream: bool = False
+    _written: bool = False
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Write head and body; aiohttp's half of the contract. Raises ConnectionResetError when the peer is gone."""

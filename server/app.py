@@ -8,6 +8,8 @@ and a logged exception, and a test holds that bad input never gets there.
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 from urllib.parse import parse_qsl
@@ -21,7 +23,7 @@ from engine.errors import Refused
 from server.answers import Answer, problem_answer
 from server.connections import HttpServer, Upgraded
 from server.handshake import read_upgrade
-from server.routes import JSON_TYPE, Call, Route, RouteTable
+from server.routes import JSON_TYPE, Call, Handler, Route, RouteTable
 from server.strict_json import decode_strictly
 
 BODY_TIMEOUT_S = 10.0
@@ -32,7 +34,11 @@ log = structlog.get_logger("stanchion.http")
 
 
 class App:
-    """Dispatches requests over one route table. `observe(operation, event_id, seconds)` is told of each."""
+    """Dispatches requests over one route table. `observe(operation, event_id, seconds)` is told of each.
+
+    It knows how many requests are running: aiohttp's own shutdown drops what arrives after it, so a request whose body
+    is still on its way is waited for first (`drain`).
+    """
 
     def __init__(
         self,
@@ -42,10 +48,15 @@ class App:
         allowed_origins: frozenset[str] = frozenset(),
         body_timeout_s: float = BODY_TIMEOUT_S,
     ) -> None:
-        self.table = RouteTable(routes)
+        self.table = RouteTable(
+            replace(route, handler=self._lasting(route.handler)) if route.lasts else route for route in routes
+        )
         self._observe = observe
         self._allowed_origins = allowed_origins
         self._body_timeout_s = body_timeout_s
+        self._running = 0
+        self._is_draining = False
+        self._quiet = asyncio.Event()
 
     def server(self, *, max_connections_per_address: int | None = None) -> HttpServer:
         """Return the aiohttp server that speaks for this app; must be called on the running loop."""
@@ -63,11 +74,38 @@ class App:
         except Refused:  # to be told like every other refusal
             return None
 
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until no request is running, `timeout_s` at most; from now on connections end with their answer."""
+        self._is_draining = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._running:
+                    self._quiet.clear()
+                    await self._quiet.wait()
+
+    def _lasting(self, handler: Handler) -> Handler:
+        """Return a handler that is not waited for: what it speaks ends with the journal and not with an answer."""
+
+        async def last(call: Call) -> Answer | web.StreamResponse:
+            self._ran()
+            try:
+                return await handler(call)
+            finally:
+                self._running += 1
+
+        return last
+
+    def _ran(self) -> None:
+        self._running -= 1
+        if not self._running:
+            self._quiet.set()
+
     async def handle(self, request: web.BaseRequest) -> Answer | web.StreamResponse:
         """Answer one request; never raises for anything a client can send."""
         answer: Answer | web.StreamResponse
         started = perf_counter()
         route, event_id = None, ""
+        self._running += 1
         try:
             if hdrs.TRANSFER_ENCODING in request.headers or request.version is not HttpVersion11:
                 _check_framing(request)
@@ -90,6 +128,10 @@ class App:
             path = request.raw_path.partition("?")[0]  # a query may carry a pass
             log.exception("unexpected_error", path=path[:200], method=request.method[:20])
             answer = problem_answer(Refused("internal", "something went wrong here; it was logged"))
+        finally:
+            self._ran()
+        if self._is_draining and isinstance(answer, Answer):
+            answer.keep_alive = False
         if hdrs.ORIGIN in request.headers:
             self._allow_origin(request, answer)
         return answer

@@ -18,18 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import aiohttp
 import structlog
 import uvloop
-from aiohttp import web
 
 from engine.actor import By
 from engine.backend import Backend
 from engine.errors import BadConfiguration, Refused, StanchionError, StorageFailed
 from server import logs
-from server.answers import Answer
 from server.app import App
 from server.assembly import Surroundings, assemble
 from server.clockwork import Schedule, Snapshots, release_due
@@ -45,7 +43,6 @@ from server.replication.leading import Clocks
 from server.replication.peers import Peers
 from server.replication.roles import Member
 from server.replication.settings import ReplicationSettings
-from server.replication.sockets import PATH as REPLICATION_PATH
 from server.replication.sockets import open_link
 from server.replication.witness import Witness, open_witness
 from server.routes import Listener, Route
@@ -203,44 +200,6 @@ async def run(config: Config, *, accept_loss: bool = False, follow: FollowOption
             return await daemon.live(stop)
 
 
-class DrainingApp(App):
-    """An app that knows how many requests are running, and that sends its clients elsewhere once it drains.
-
-    aiohttp's own shutdown drops what arrives after it, so a request whose body is still on its way is waited for
-    here first.
-    """
-
-    def __init__(self, routes: Iterable[Route], **more: Any) -> None:
-        super().__init__(routes, **more)
-        self._running = 0
-        self._draining = False
-        self._quiet = asyncio.Event()
-
-    async def handle(self, request: web.BaseRequest) -> Answer | web.StreamResponse:
-        """Answer one request; while draining, the connection ends with the answer."""
-        if request.raw_path == REPLICATION_PATH:  # a follower's link ends with the journal and not with an answer
-            return await super().handle(request)
-        self._running += 1
-        try:
-            answer = await super().handle(request)
-        finally:
-            self._running -= 1
-            if not self._running:
-                self._quiet.set()
-        if self._draining and isinstance(answer, Answer):
-            answer.keep_alive = False
-        return answer
-
-    async def drain(self, timeout_s: float) -> None:
-        """Wait until no request is running, `timeout_s` at most."""
-        self._draining = True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                while self._running:
-                    self._quiet.clear()
-                    await self._quiet.wait()
-
-
 class Daemon:
     """The running parts, and their end."""
 
@@ -270,7 +229,7 @@ class Daemon:
         listeners = [Listener.PUBLIC, Listener.ADMIN] + [Listener.REPLICATION] * bool(config.replication_listen)
         split = [listener_routes(parts.routes, listener) for listener in listeners]
         tables = split if config.is_public else [parts.routes]
-        self._apps = [DrainingApp(table, observe=self._metrics.observe, allowed_origins=origins) for table in tables]
+        self._apps = [App(table, observe=self._metrics.observe, allowed_origins=origins) for table in tables]
 
     async def listen(self, ports: Ports) -> None:
         """Begin to accept connections: the public port first, the admin port where there is one."""

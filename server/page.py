@@ -21,6 +21,7 @@ from urllib.parse import quote
 import msgspec
 from aiohttp import web
 from jinja2 import Environment, StrictUndefined
+from msgspec.structs import replace
 
 from engine.backend import Backend
 from engine.errors import Refused
@@ -199,7 +200,7 @@ class WaitingPage:
         """Show a place to whoever holds it, or held it before; remember what was shown."""
         claims, place, request = held.claims, held.place, visit.request
         if visit.return_to is not None:
-            place = place._replace(return_to=visit.return_to)
+            place = replace(place, return_to=visit.return_to)
         before, was_away = self._remembered(request, place)
         was_away = not place.release and (was_away or held.was_parked)
         token = self._desk.renewed(claims, place)

@@ -18,7 +18,7 @@ from engine.backend import Backend
 from engine.errors import Refused
 from engine.identities import is_identity
 from engine.tokens import LONGEST_TOKEN, QueueToken, proof_of
-from engine.views import DrawView, EventView, Place
+from engine.views import DrawView, Estimate, EventView, Place
 from server.browsers import cookie_of
 from server.mint import Mint
 from server.wire import BeaconAnswer, DrawAnswer, EstimateAnswer, EventAnswer, PlaceAnswer, UnprovenPlace
@@ -170,8 +170,8 @@ class PlaceDesk:
             position,
             None if position is None else position - 1,
             place.waiting,
-            estimate and estimate.seconds,
-            estimate and EstimateAnswer(estimate[1], estimate[2], estimate[3], estimate[4]),
+            None if estimate is None else estimate.seconds,
+            None if estimate is None else _band(estimate),
             progress_of(place, position),
             token,
             pass_,
@@ -239,11 +239,18 @@ def enter_url_of(event_id: str, pass_: str, return_to: str | None) -> str | None
     return f"{parts.scheme}://{parts.netloc}/.stanchion/enter?{query}"
 
 
+def _band(estimate: Estimate) -> EstimateAnswer:
+    return EstimateAnswer(estimate.low_seconds, estimate.high_seconds, estimate.confidence, estimate.reason)
+
+
 def progress_of(place: Place, position: int | None) -> float:
-    """Return how much of the way is behind this visitor, 0 to 1."""
+    """Return how much of the way is behind this visitor, 0 to 1, to four digits."""
     if position is None:
         return 0.0 if place.status == "lobby" else 1.0
-    return round(1 - (position - 1) / max(place.number or 1, position), 4)
+    way = place.number or 1
+    if way < position:
+        way = position
+    return int((way - position + 1) / way * 10_000 + 0.5) / 10_000
 
 
 def unproven(place: Place) -> UnprovenPlace:
@@ -253,4 +260,10 @@ def unproven(place: Place) -> UnprovenPlace:
 
 def poll_after_s(wait_s: int, presence_timeout_s: int) -> int:
     """Return when to ask again: a twentieth of the wait, 2–20 s, at most a third of the presence timeout."""
-    return max(FASTEST_POLL_S, min(SLOWEST_POLL_S, presence_timeout_s // 3, wait_s // 20))
+    longest_s = presence_timeout_s // 3
+    if longest_s > SLOWEST_POLL_S:
+        longest_s = SLOWEST_POLL_S
+    after_s = wait_s // 20
+    if after_s > longest_s:
+        after_s = longest_s
+    return FASTEST_POLL_S if after_s < FASTEST_POLL_S else after_s

@@ -22,6 +22,7 @@ from typing import Protocol
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from engine.actor import Whom
 from engine.backend import Backend
@@ -160,7 +161,7 @@ class Hub:
     def _tell_place(self, socket: Socket, place: Place) -> None:
         """Push a whole place; a socket from before a transfer sees it without the pass."""
         is_holder = socket.is_holder = socket.holder.generation >= place.generation
-        answer = self._desk.render(place._replace(proven=is_holder), None, socket.shown)
+        answer = self._desk.render(replace(place, proven=is_holder), None, socket.shown)
         if answer.position is not None:
             socket.shown = answer.position
         payload = ready_push(answer) if answer.pass_ is not None else place_push(answer)

@@ -42,16 +42,13 @@ class Auth(Enum):
     ADMIN_KEY = "admin_key"
 
 
-class Call:
+class Call(msgspec.Struct, eq=False):
     """One request on its way to a handler: path parameter, decoded query and body."""
 
-    __slots__ = ("body", "event_id", "query", "request")
-
-    def __init__(self, request: web.BaseRequest, event_id: str, query: Any, body: Any) -> None:
-        self.request = request
-        self.event_id = event_id
-        self.query = query
-        self.body = body
+    request: web.BaseRequest
+    event_id: str
+    query: Any
+    body: Any
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Answer | web.StreamResponse]]
@@ -71,6 +68,8 @@ class Route:
     `refusal` renders what is refused, from the moment the row is found (None: as a problem document).
 
     `upgrade` returns what goes on with a connection whose request (event_id, headers) asks for a WebSocket here.
+
+    `lasts`: its handler goes on until the server ends it, so that nobody waits for it when the server drains.
 
     `method` may be ANY; with `below` the row answers every address below its path as well.
     """
@@ -96,6 +95,7 @@ class Route:
     refusal: Refusal | None = None
     below: bool = False
     upgrade: Upgrade | None = None
+    lasts: bool = False
 
 
 _Node: TypeAlias = dict[str, Any]

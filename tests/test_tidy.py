@@ -42,7 +42,7 @@ LAYERS = (
 )
 PURE = [path for path in SOURCES if path.parts[-2] == "engine"]
 BANNED_IN_THE_CORE = {"time", "datetime", "asyncio", "random", "secrets", "logging", "structlog", "os", "pathlib", "io"}
-STANDARD_ONLY = ("engine/errors.py", "engine/settings.py", "engine/records.py", "engine/views.py")
+STANDARD_ONLY = ("engine/errors.py", "engine/settings.py", "engine/records.py")
 NOT_A_WORD = re.compile(r"\b(utils?|helpers?|manager)\b", re.IGNORECASE)
 MACHINE_PATH = re.compile(r"/(root|home|work|tmp/v)/|\.\./shared")
 

@@ -77,7 +77,7 @@ class Leading:
         self.backend = MemoryBackend(self.replicated, clocks.clock_ms, clocks.wall_ms, draw_key, venue, now_ms)
         self.backend.degraded = self.degraded
         if keeper is not None:
-            self.backend.is_in_doubt = lambda: not self.may_speak(clocks.boottime_ns())
+            self.backend.is_in_doubt = lambda: not self.may_speak()
         events = PublisherEvents(self._moved, self._superseded, self._hand_over, self._fatal, on_peer)
         event_clock = (clocks.boottime_ns, self.backend.now_ms)
         self.publisher = Publisher(
@@ -95,16 +95,16 @@ class Leading:
         """The term of every record this process writes."""
         return self.journal.epoch // RESTARTS_PER_TERM
 
-    def may_speak(self, now_ns: int) -> bool:
+    def may_speak(self) -> bool:
         """Whether answers may leave: the lease is valid, or the standby that could take over promised to wait.
 
-        Without a witness nobody takes over by itself, so there is nothing to look at.
+        Without a witness nobody takes over by itself, so there is nothing to look at, not even a clock.
         """
-        if self._is_giving_up:
-            return False
-        if self._keeper is None or self._keeper.is_valid(now_ns):
+        if self._is_giving_up or self._keeper is None:
+            return not self._is_giving_up
+        now_ns, agreement = self._boottime_ns(), self.agreement
+        if self._keeper.is_valid(now_ns):
             return True
-        agreement = self.agreement
         is_named = agreement.standing in (Standing.IN_STEP, Standing.LEAVING)
         return is_named and now_ns < agreement.contact_ns + self._settings.lease_s * 1e9
 
@@ -204,7 +204,7 @@ class Leading:
                 log.warning("standby_silent", standby=self.agreement.standby, now=self.agreement.standing.value)
             if self.agreement.wish is not None:
                 self._wake.set()
-            if self.may_speak(now_ns):
+            if self.may_speak():
                 self.replicated.speak()
             else:
                 self.replicated.refuse_waiting()
@@ -267,7 +267,7 @@ class Leading:
         told = []
         if self.agreement.is_degraded:
             told.append("no standby is in step: nobody could take over, and answers may rest on this disk alone")
-        if not self.may_speak(self._boottime_ns()):
+        if not self.may_speak():
             told.append("the right to answer has run out")
         return tuple(told)
 

@@ -20,7 +20,7 @@ from snapshots.shipping import Piece
 class ReplicatedJournal:
     """Gives a MemoryBackend what it needs of a log. `on_pieces` is called with what became durable here.
 
-    `now_ns` is CLOCK_BOOTTIME; `may_speak(now_ns)` says whether answers may leave; `on_moved` is called whenever what
+    `now_ns` is CLOCK_BOOTTIME; `may_speak()` says whether answers may leave; `on_moved` is called whenever what
     may be spoken of has moved.
     """
 
@@ -29,7 +29,7 @@ class ReplicatedJournal:
         journal: Journal,
         agreement: Agreement,
         now_ns: Callable[[], int],
-        may_speak: Callable[[int], bool],
+        may_speak: Callable[[], bool],
         no_right: Callable[[], Refused],
     ) -> None:
         self._journal = journal
@@ -88,7 +88,7 @@ class ReplicatedJournal:
         """Return why this process may not speak for the line now, None while it may."""
         if self._resigned is not None:
             return self._resigned
-        return None if self._may_speak(self._now_ns()) else self._no_right()
+        return None if self._may_speak() else self._no_right()
 
     def append(self, records: Sequence[Record]) -> int:
         """Take records and return the LSN of the last."""
@@ -130,7 +130,7 @@ class ReplicatedJournal:
     def speak(self) -> None:
         """Answer everybody whose LSN may be spoken of by now; call it after anything that moves the agreement."""
         lsn = self._agreement.committed_lsn
-        if lsn <= self._spoken_lsn or self._resigned is not None or not self._may_speak(self._now_ns()):
+        if lsn <= self._spoken_lsn or self._resigned is not None or not self._may_speak():
             return
         self._spoken_lsn = lsn
         waiters = self._waiters

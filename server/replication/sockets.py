@@ -161,6 +161,7 @@ class ReplicationRoute:
                 problems=(403,),
                 listener=Listener.REPLICATION,
                 tag="replication",
+                lasts=True,
             )
         ]
 

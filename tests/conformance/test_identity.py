@@ -1,6 +1,7 @@
 """Who holds a place, held against every backend: words of the shop, groups, transfers, places that were lost."""
 
 import pytest
+from msgspec.structs import replace
 
 from engine.actor import Holder, Whom
 from engine.backend import Backend
@@ -41,7 +42,7 @@ async def test_a_token_from_before_a_transfer_only_reads(host: Host, backend: Ba
     assert not (await backend.place("e1", old)).proven
     await refused(backend.leave("e1", old), "read_only")
     await refused(backend.extend_claim("e1", old), "read_only")
-    assert (await backend.touch("e1", old._replace(generation=1))).proven
+    assert (await backend.touch("e1", replace(old, generation=1))).proven
 
 
 async def test_a_place_is_transferred_at_every_status_it_may_have(backend: Backend) -> None:

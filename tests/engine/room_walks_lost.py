@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
 from engine import answering
 from engine.actor import By
@@ -53,8 +54,8 @@ def rule_lost_places_of_another_epoch_or_time_are_gone() -> Pair:
     for other in (
         token._replace(epoch=pair.epoch),
         token._replace(wall_ms=pair.wall_ms + 1),
-        token._replace(holder=token.holder._replace(arrival=4 + SMALL_GAP)),
-        token._replace(holder=token.holder._replace(user_id="u1")),
+        token._replace(holder=replace(token.holder, arrival=4 + SMALL_GAP)),
+        token._replace(holder=replace(token.holder, user_id="u1")),
     ):
         pair.readmit(other)
         pair.check()
@@ -74,7 +75,7 @@ def rule_lost_places_where_nobody_may_be() -> Pair:
     pair = _lost(ban_u5)
     banned = next(its for its in pair.issued if its.holder.user_id == "u4")
     pair.remove("u3", ban=True)
-    pair.readmit(banned._replace(holder=banned.holder._replace(user_id="u5")))
+    pair.readmit(banned._replace(holder=replace(banned.holder, user_id="u5")))
     pair.check()
     pair.close()
     pair.readmit(banned)

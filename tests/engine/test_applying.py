@@ -1,6 +1,7 @@
 """Applying: replay equals live, and what cannot follow from the state is damage."""
 
 import pytest
+from msgspec.structs import replace
 
 from engine import answering
 from engine import venue as venues
@@ -121,7 +122,7 @@ def test_only_the_newest_keys_of_releases_are_kept() -> None:
     room, _ = room_in("open")
     join_many(room, REQUESTS_KEPT + 2, T)
     for index in range(REQUESTS_KEPT + 2):
-        room.release(1, OPERATOR._replace(request=f"k{index}"), T, manual=True)
+        room.release(1, replace(OPERATOR, request=f"k{index}"), T, manual=True)
     assert len(room.ledger.released_under) == REQUESTS_KEPT
     assert [room.released_under(f"k{index}") for index in (0, 1, 2, REQUESTS_KEPT + 1)] == [0, 0, 1, 1]
 
@@ -216,9 +217,9 @@ def test_who_was_readmitted_late_was_overtaken_for_that_reason() -> None:
     situation = lost()
     room, now_ms = situation.room, situation.now_ms
     join(room, "late", now_ms)
-    room.release(4, OPERATOR._replace(actor="pacer"), now_ms, manual=False)
+    room.release(4, replace(OPERATOR, actor="pacer"), now_ms, manual=False)
     room.readmit(lost_holder(4, "u4"), 1, 1, now_ms)
-    room.release(1, OPERATOR._replace(actor="pacer"), now_ms, manual=False)
+    room.release(1, replace(OPERATOR, actor="pacer"), now_ms, manual=False)
     assert answering.fairness(room.ledger).overtaken == {"returned": 0, "readmitted": 1, "unexplained": 0}
 
 

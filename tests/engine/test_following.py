@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import fields
 
 import pytest
+from msgspec.structs import replace
 
 from engine.actor import By, Entrant, Holder, Whom
 from engine.backend import Backend
@@ -224,7 +225,7 @@ async def test_neither_an_old_device_nor_an_ended_place_is_a_word_of_a_holder(
     assert not (await follower.touch("e1", U1)).proven
     assert (await follower.touch("e1", U2)).status == "left"
     assert primary.heard == []
-    await follower.touch("e1", U1._replace(generation=1))
+    await follower.touch("e1", replace(U1, generation=1))
     assert primary.heard == [("e1", 1, True)]
 
 

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
 from engine import venue as venues
 from engine.actor import Whom
@@ -284,7 +285,7 @@ def test_a_capture_read_late_shows_the_tables_as_they_were() -> None:
     parts = venue.capture()
     room.complete(Whom(user_id="u1"), "completed", "site", T)
     room.transfer(holder(seen(room, 4, T)), 99, T)
-    room.release(9, OPERATOR._replace(request="k"), T, manual=True)
+    room.release(9, replace(OPERATOR, request="k"), T, manual=True)
     room.tell("hello", OPERATOR, T)
     other = Venue()
     other.load(parts)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
 from engine.actor import By, Entrant, Holder, Whom
 from engine.records import Transferred, kind_of
@@ -275,7 +276,7 @@ def test_a_transfer_from_the_first_device_is_undone_only_by_another_one() -> Non
     room, _ = room_in("open")
     first = holder(join(room, "u1", T, 11))
     room.transfer(first, 22, T)
-    second = first._replace(generation=1)
+    second = replace(first, generation=1)
     assert room.transfer(second, 11, T).generation == 2
     with refusal("gone", "used"):
         room.transfer(first, 22, T)

@@ -48,7 +48,7 @@ async def stage(*, is_sync: bool = True) -> AsyncIterator[Stage]:
     rights = [True]
     agreement = Agreement(is_sync, 2_000_000_000)
     inner = Journal.open(MemoryStorage(), JournalOptions(segment_mib=1))
-    journal = ReplicatedJournal(inner, agreement, lambda: 0, lambda now_ns: rights[0], lambda: REFUSED)
+    journal = ReplicatedJournal(inner, agreement, lambda: 0, lambda: rights[0], lambda: REFUSED)
     await journal.start()
     try:
         yield Stage(journal, agreement, rights)

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from engine.actor import By, Entrant, Holder, Whom
 from engine.backend import Backend
@@ -60,10 +61,10 @@ REFUSALS = st.builds(
 
 
 def strategy_of(hint: Any) -> st.SearchStrategy[Any]:
-    """Return values of an annotation; of a NamedTuple with every field drawn, defaults or not."""
+    """Return values of an annotation; of a NamedTuple or a Struct with every field drawn, defaults or not."""
     if hint in SCALARS:
         return SCALARS[hint]
-    if hasattr(hint, "_fields"):
+    if hasattr(hint, "_fields") or hasattr(hint, "__struct_fields__"):
         return st.tuples(*map(strategy_of, get_type_hints(hint).values())).map(lambda values: hint(*values))
     inner = [strategy_of(each) for each in get_args(hint)]
     if get_origin(hint) is UnionType:
@@ -329,7 +330,7 @@ async def test_a_whole_call_goes_there_and_back(tmp_path: Path) -> None:
 
         calling = Caller(send, applied_lsn=1_000)
         place = await calling.call("join", "e1", Entrant("u1"))
-        assert place == (await backend.touch("e1", Holder(1, "u1")))._replace(fresh=True)
+        assert place == replace(await backend.touch("e1", Holder(1, "u1")), fresh=True)
         with pytest.raises(Refused, match="there is no such event"):
             await calling.call("tell", "nowhere", "", OPS)
         removed = await calling.call("remove", "e1", Whom(arrival=1), OPS, ban=True)
