@@ -37,7 +37,7 @@ from server.replication.messages import (
     Welcome,
 )
 from server.replication.outbox import Outbox, read_into, slices_of
-from server.replication.replica import Replica
+from server.replication.replica import LogLeftBehind, Replica, StateDiffers
 from server.replication.settings import ReplicationSettings
 from server.replication.verbs import Caller
 from snapshots.shipping import ChainCheck
@@ -62,14 +62,6 @@ class RingTaker(Protocol):
 
     def take(self, sealed: bytes, key: str) -> None:
         """Believe these keys from now on. Raises Refused where they cannot be opened."""
-
-
-class LogLeftBehind(Exception):
-    """This follower has applied what its new primary never had: its state has to be built anew."""
-
-
-class StateDiffers(LogLeftBehind):
-    """The digest in the log is not that of the state here: somebody's memory or code went wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,10 +483,14 @@ class Following:
         """Whether there is a state on the disk here that one could lead with."""
         return self._log is not None and self._log.is_whole
 
-    def may_seek_promotion(self, now_ns: int) -> bool:
-        """Whether the promise given with the last acknowledgement is over, and this standby was in step."""
-        return (
-            self._log is not None
-            and self.in_step
-            and now_ns - self.promised_ns >= self._settings.lease_s * MARGIN * 1e9
-        )
+    def may_seek_promotion(self, now_ns: int, *, is_timed: bool) -> bool:
+        """Whether this standby was in step and has reason to think that its primary is gone.
+
+        `is_timed`: only time can tell, so the promise given with the last acknowledgement has to be over. Otherwise the
+        witness knows who is alive, and losing the link is reason enough to ask it.
+        """
+        if self._log is None or not self.in_step:
+            return False
+        if not is_timed:
+            return self._link is None
+        return now_ns - self.promised_ns >= self._settings.lease_s * MARGIN * 1e9

@@ -14,6 +14,14 @@ from snapshots.wal import FrameHeader
 RECORDS_PER_TURN = 500
 
 
+class LogLeftBehind(Exception):
+    """This follower has applied what its new primary never had: its state has to be built anew."""
+
+
+class StateDiffers(LogLeftBehind):
+    """The digest in the log is not that of the state here: somebody's memory or code went wrong."""
+
+
 class Replica:
     """A venue built from a log or a snapshot, and the records behind it in the order of the log.
 

@@ -15,14 +15,14 @@ import structlog
 
 from engine.backends.seat import Seat
 from engine.errors import Damaged, Refused
-from server.replication.following import Following, FollowingEvents, LogLeftBehind, StateDiffers
+from server.replication.following import Following, FollowingEvents
 from server.replication.ground import Ground
 from server.replication.inquiry import ask, who_leads_since
 from server.replication.leading import Clocks, Leading, Stepdown
 from server.replication.lease import LeaseKeeper
 from server.replication.link import Link, LinkClosed, Reception
 from server.replication.messages import Follow, Welcome
-from server.replication.replica import Replica
+from server.replication.replica import LogLeftBehind, Replica, StateDiffers
 from server.replication.takeover import Takeover
 from server.replication.witness import Lease, Witness, WitnessUnreachable
 from snapshots.journal import Journal

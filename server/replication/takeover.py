@@ -1,6 +1,7 @@
 """When a standby becomes the primary by itself: it wins the lease row of the witness, and only then.
 
-There are three ways to it. The primary that had named this standby is silent, and let the row run out. Or this process
+There are three ways to it. The primary that had named this standby is silent, and let the row run out; or, where the
+witness is a lock on this machine, its process has ended, which the kernel tells at once. Or this process
 was itself the primary that gave the row back for a handover, and nobody came to take it: then it has everything, and
 takes it back in its own term. Or the row says that this process leads already: it did, or was about to, and was
 started again when the witness could not be asked.
@@ -16,6 +17,7 @@ from server.replication.witness import NOBODY, Lease, Witness, WitnessUnreachabl
 from snapshots.wal import RESTARTS_PER_TERM
 
 UNTAKEN_LEASES = 3
+LOOK_S = 0.1
 
 
 class Takeover:
@@ -44,9 +46,9 @@ class Takeover:
         looking = asyncio.create_task(self.watch.run())
         try:
             while True:
-                await asyncio.sleep(self._settings.lease_s / 15)
+                await asyncio.sleep(min(self._settings.lease_s / 15, LOOK_S))
                 lease: Lease | None = None
-                if self._following.may_seek_promotion(self._now_ns()):
+                if self._following.may_seek_promotion(self._now_ns(), is_timed=self._witness.needs_renewal):
                     lease = await self._seek()
                 elif self._is_mine():
                     lease = self.watch.lease

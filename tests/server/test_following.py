@@ -2,9 +2,11 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -198,6 +200,24 @@ def test_a_silent_primary_is_only_succeeded_on_the_operators_word(pair: Pair) ->
     until(lambda: pair.primary.call("GET", "/readyz")[1]["role"] == "follower", "stepping down")
 
 
+def test_with_a_lock_as_witness_nobody_waits_for_the_lease_after_a_kill(tmp_path: Path) -> None:
+    pair = Pair(
+        tmp_path, flags=("--witness", f"flock:{tmp_path}/lease", "--lease-s", "30", "--standby-timeout-s", "60")
+    )
+    try:
+        until(pair.in_step, "being in step")
+        _, place = pair.join(pair.primary, "u1")
+        pair.primary.kill()
+        killed_s = time.monotonic()
+        until(lambda: pair.follower.call("GET", "/readyz")[1]["role"] == "primary", "taking over")
+        assert time.monotonic() - killed_s < 10, "far less than the lease"
+        status, seen = pair.follower.call("GET", "/v1/events/e1/position", key=place["token"])
+        assert (status, seen["position"]) == (200, 1)
+        assert pair.join(pair.follower, "u2")[1]["number"] == 2
+    finally:
+        pair.close()
+
+
 def test_a_wrong_key_is_refused_in_one_line(pair: Pair, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.key"
     wrong.write_text("stn_replication_" + "A1b2C3d4E5f6G7h8" * 3 + "\n")
@@ -206,6 +226,28 @@ def test_a_wrong_key_is_refused_in_one_line(pair: Pair, tmp_path: Path) -> None:
     assert "replication key" in refused.stderr
     assert len(refused.stderr.splitlines()) <= 3
     assert pair.join(pair.primary, "u1")[0] == 201
+
+
+@pytest.mark.parametrize("is_timed", [True, False])
+def test_who_was_in_step_seeks_promotion_once_the_promise_is_over_or_where_a_lock_tells_once_the_link_is_lost(
+    is_timed: bool,
+) -> None:
+    async def life(loop: VirtualLoop) -> None:
+        following = edge_that_finds(never, loop)
+        assert not following.may_seek_promotion(10**12, is_timed=is_timed), "an edge has nothing to lead with"
+        following._log = SimpleNamespace()  # type: ignore[assignment]
+        assert not following.may_seek_promotion(10**12, is_timed=is_timed), "it never was in step"
+        following.in_step, following._link = True, SimpleNamespace()  # type: ignore[assignment]
+        assert following.may_seek_promotion(10**12, is_timed=is_timed) == is_timed
+        assert not following.may_seek_promotion(0, is_timed=is_timed)
+        following._link = None
+        assert following.may_seek_promotion(0, is_timed=is_timed) != is_timed
+
+    lead(1, life)
+
+
+async def never(url: str) -> Link:
+    raise LinkClosed(url)
 
 
 def edge_that_finds(open_link: LinkOpener, loop: VirtualLoop) -> Following:

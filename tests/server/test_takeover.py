@@ -5,6 +5,8 @@ from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from server.replication.settings import ReplicationSettings
 from server.replication.takeover import UNTAKEN_LEASES, Takeover
 from server.replication.witness import NOBODY, Lease, LeaseTable, MemoryWitness
@@ -25,8 +27,9 @@ class Scene:
         table.rows[CLUSTER] = row
         self.table = table
         self.sought: list[bool] = []
+        self.in_step, self.is_timed = in_step, True
         self.following = SimpleNamespace(
-            may_seek_promotion=lambda now_ns: in_step,
+            may_seek_promotion=self.may_seek_promotion,
             seek=lambda: self.sought.append(True),
             welcome=SimpleNamespace(epoch=RESTARTS_PER_TERM),
             primary_node="a",
@@ -34,12 +37,16 @@ class Scene:
             is_whole=is_whole,
         )
         settings = ReplicationSettings("b", "sim://b", lease_s=LEASE_S)
-        witness = MemoryWitness(table, CLUSTER, "b")
+        self.witness = MemoryWitness(table, CLUSTER, "b")
 
         def now_ns() -> int:
             return int(loop.time() * 1e9)
 
-        self.takeover = Takeover(self.following, witness, settings, now_ns, resigned_term)  # type: ignore[arg-type]
+        self.takeover = Takeover(self.following, self.witness, settings, now_ns, resigned_term)  # type: ignore[arg-type]
+
+    def may_seek_promotion(self, now_ns: int, *, is_timed: bool) -> bool:
+        self.is_timed = is_timed
+        return self.in_step
 
     @property
     def row(self) -> Lease:
@@ -65,6 +72,24 @@ def test_a_standby_in_step_takes_over_once_the_row_has_not_changed_for_a_lease()
         assert (lease.term, lease.holder, lease.standby) == (2, "b", None)
         assert loop.time() - began_s > LEASE_S
         assert scene.following.is_seeking, "nothing is acknowledged any more"
+
+    alive(life)
+
+
+@pytest.mark.parametrize("is_dead", [True, False])
+def test_where_the_witness_knows_who_is_alive_nobody_waits_for_a_lease_and_nobody_alive_is_followed(
+    is_dead: bool,
+) -> None:
+    async def tells(*_: object) -> bool:
+        return is_dead
+
+    async def life(loop: VirtualLoop) -> None:
+        scene = Scene(loop, Lease(5, 1, "a", "sim://a", "b"), in_step=True)
+        scene.witness.needs_renewal, scene.witness.is_abandoned = False, tells  # type: ignore[method-assign]
+        lease = await scene.won_within(LEASE_S / 2)
+        assert scene.sought and scene.is_timed is False
+        assert (lease is not None, scene.row.holder) == (is_dead, "b" if is_dead else "a")
+        assert scene.following.is_seeking == is_dead
 
     alive(life)
 
