@@ -129,8 +129,9 @@ def ranks(ledger: Ledger, arrivals: Sequence[int]) -> Ranking:
     register, line = ledger.register, ledger.line
     if ledger.undrawn():
         return Ranking([0] * len(arrivals), [0] * len(arrivals), ledger.outbox.lsn)
-    waiting = [a for a in arrivals if a <= len(register) and register.status[a] == WAITING]
-    found = line.ranks([register.keys[arrival] for arrival in waiting])
+    status, keys, count = register.status, register.keys, len(register)
+    waiting = [arrival for arrival in arrivals if arrival <= count and status[arrival] == WAITING]
+    found = line.ranks([keys[arrival] for arrival in waiting])
     if len(waiting) == len(arrivals):
         positions = [rank + 1 for rank in found]
     else:

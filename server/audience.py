@@ -8,12 +8,14 @@ from sortedcontainers import SortedDict
 
 from engine.actor import Holder
 
+_HEADS = [b"\x81%c" % size for size in range(126)]
+
 
 def text_frame(payload: bytes) -> bytes:
     """Return a WebSocket text frame (RFC 6455, unmasked, one piece) around a payload of at most 64 KiB."""
     size = len(payload)
     if size < 126:
-        return b"\x81%c%b" % (size, payload)
+        return _HEADS[size] + payload
     return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
 
 
@@ -65,12 +67,13 @@ class Socket:
 
     def write(self, payload: bytes, epoch: int, version: int) -> bool:
         """Write one message if the last one has left; returns whether it was written."""
-        if not self.takes():
+        transport = self.transport
+        if transport.get_write_buffer_size() or transport.is_closing():
             return False
         if self.is_stream:
-            self.transport.write(b"id: %d-%d\ndata: %b\n\n" % (epoch, version, payload))
+            transport.write(b"id: %d-%d\ndata: %b\n\n" % (epoch, version, payload))
         else:
-            self.transport.write(text_frame(payload))
+            transport.write(text_frame(payload))
         return True
 
     def takes(self) -> bool:

@@ -288,19 +288,20 @@ class Hub:
         placeless: list[Socket] = []
         sockets = [socket for order in orders for socket in audience.sockets.get(order, ())]
         ranking = self._backend.ranks(event_id, [socket.holder.arrival for socket in sockets])
-        epoch, version, waits, slow = self._backend.epoch, ranking.version, ranking.waits, 0
-        for socket, position, wait_s in zip(sockets, ranking.positions, waits, strict=True):
+        epoch, version, pushed, slow = self._backend.epoch, ranking.version, 0, 0
+        for socket, position, wait_s in zip(sockets, ranking.positions, ranking.waits, strict=True):
             if 0 < position < socket.shown:
-                payload = _POSITION % (position, position - 1, wait_s, version)
+                payload = _encode(_PositionPush(position, position - 1, wait_s, version))
                 if socket.write(payload, epoch, version):
                     socket.shown = position
                     socket.slow_since_s = 0.0
-                    self._counts["pushes"] += 1
+                    pushed += 1
                 else:
                     slow += 1
                     self._passed_over(socket)
             elif position == 0:
                 placeless.append(socket)
+        self._counts["pushes"] += pushed
         self._counts["slow_skipped"] += slow
         if slow:
             audience.dirty = True
@@ -386,9 +387,6 @@ class Hub:
                 slice_s = time.monotonic()
 
 
-_POSITION = b'{"type":"place","position":%d,"ahead":%d,"estimated_wait_seconds":%d,"version":%d}'
-
-
 def _by_event(sockets: Iterable[Socket]) -> Iterator[list[Socket]]:
     """Yield sockets that are open in groups of one event each, small enough to be ranked at once."""
     groups: dict[str, list[Socket]] = {}
@@ -420,6 +418,15 @@ def ready_push(answer: PlaceAnswer) -> bytes:
     return _encode(
         _ReadyPush(answer.status, answer.pass_, answer.pass_expires_ms, answer.enter_url, answer.epoch, answer.version)
     )
+
+
+class _PositionPush(msgspec.Struct, tag_field="type", tag="place", gc=False):
+    """How far it is now, for one visitor; made for every socket after a release."""
+
+    position: int
+    ahead: int
+    estimated_wait_seconds: int
+    version: int
 
 
 class _ReadyPush(msgspec.Struct, tag_field="type", tag="ready", rename={"pass_": "pass"}):

@@ -126,7 +126,8 @@ def hub_over(line: Line) -> Hub:
 
 
 def position_frame(position: int, version: int = 1) -> bytes:
-    return text_frame(push._POSITION % (position, position - 1, position * 10, version))
+    numbers = (position, position - 1, position * 10, version)
+    return text_frame(b'{"type":"place","position":%d,"ahead":%d,"estimated_wait_seconds":%d,"version":%d}' % numbers)
 
 
 @given(st.binary(max_size=70_000).filter(lambda payload: len(payload) < 65_536))
