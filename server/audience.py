@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice, takewhile
+from operator import attrgetter
 
-from sortedcontainers import SortedDict
+from sortedcontainers import SortedKeyList
 
 from engine.actor import Holder
 
@@ -91,43 +93,49 @@ class Socket:
         self.transport.close()
 
 
+def _by_order() -> "SortedKeyList[Socket]":
+    return SortedKeyList(key=attrgetter("order"))
+
+
 @dataclass(slots=True)
 class Audience:
     """The sockets of one event, by place in line; `dirty` when the line moved since the last sweep began."""
 
-    sockets: "SortedDict[int, list[Socket]]" = field(default_factory=SortedDict)
+    sockets: "SortedKeyList[Socket]" = field(default_factory=_by_order)
     dirty: bool = False
     swept_at_s: float = 0.0
 
     def add(self, socket: Socket) -> None:
         """Take a socket in; O(log n)."""
-        self.sockets.setdefault(socket.order, []).append(socket)
+        self.sockets.add(socket)
 
     def remove(self, socket: Socket) -> bool:
         """Take a socket out, and return whether it was there; O(log n)."""
-        here = self.sockets.get(socket.order, [])
-        if socket not in here:
+        try:
+            self.sockets.remove(socket)
+        except ValueError:
             return False
-        here.remove(socket)
-        if not here:
-            del self.sockets[socket.order]
         return True
 
     def move(self, socket: Socket, order: int) -> None:
-        """Put a socket where it is in line now."""
+        """Put a socket where it is in line now; O(log n)."""
         is_here = self.remove(socket)
         socket.order = order
         if is_here:
             self.add(socket)
 
-    def groups(self, size: int) -> Iterator[list[int]]:
-        """Yield the places in line that are taken, in groups; what comes or goes does not disturb the walk."""
-        after: int | None = None
-        while True:
-            orders = self.sockets
-            keys = orders.irange(minimum=after, inclusive=(False, True)) if after is not None else iter(orders)
-            group = [key for key, _ in zip(keys, range(size), strict=False)]
-            if not group:
-                return
+    def at(self, order: int) -> list[Socket]:
+        """Return the sockets at a place in line; O(log n)."""
+        return list(self.sockets.irange_key(order, order))
+
+    def groups(self, size: int) -> Iterator[list[Socket]]:
+        """Yield the sockets in order, in groups of `size` and whoever stands at the same place as the last of them.
+
+        What comes, moves or goes does not disturb the walk.
+        """
+        walk = iter(self.sockets)
+        while group := list(islice(walk, size)):
+            order = group[-1].order
+            group += takewhile(lambda socket, last=order: socket.order == last, walk)  # type: ignore[misc]
             yield group
-            after = group[-1]
+            walk = self.sockets.irange_key(order, inclusive=(False, True))

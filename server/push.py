@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from fcntl import ioctl
+from operator import attrgetter
 from termios import TIOCOUTQ
 from typing import Protocol
 
@@ -149,10 +150,10 @@ class Hub:
         """Tell those concerned what they are now, in slices: whoever is let in is handed a pass of their own."""
         slice_s = time.monotonic()
         for arrival in notice.arrivals:
-            sockets = audience.sockets.get(self._backend.line_order(notice.event_id, arrival))
+            sockets = audience.at(self._backend.line_order(notice.event_id, arrival))
             if sockets:
                 place = await self._backend.find(notice.event_id, Whom(arrival=arrival), least_version=notice.version)
-                for socket in list(sockets):
+                for socket in sockets:
                     self._tell_place(socket, place)
             if time.monotonic() - slice_s > SLICE_S:
                 await asyncio.sleep(0)
@@ -170,20 +171,14 @@ class Hub:
     async def _rearrange(self, audience: Audience, version: int) -> None:
         """Put those who were in the lobby where their numbers are, and tell them; in slices."""
         slice_s = time.monotonic()
-        for order in list(audience.sockets):
-            sockets = audience.sockets.get(order, [])
-            first = sockets[0] if sockets else None
-            if first is None or (now := self._backend.line_order(first.event_id, first.holder.arrival)) == order:
+        for socket in list(audience.sockets):
+            event_id, arrival = socket.event_id, socket.holder.arrival
+            if socket.closed or (now := self._backend.line_order(event_id, arrival)) == socket.order:
                 continue
-            del audience.sockets[order]
-            audience.sockets.setdefault(now, []).extend(sockets)
-            for socket in sockets:
-                socket.order = now
-            whom = Whom(arrival=first.holder.arrival)
-            place = await self._backend.find(first.event_id, whom, least_version=version)
-            for socket in sockets:
-                if not socket.closed:
-                    self._tell_place(socket, place)
+            audience.move(socket, now)
+            place = await self._backend.find(event_id, Whom(arrival=arrival), least_version=version)
+            if not socket.closed:
+                self._tell_place(socket, place)
             if time.monotonic() - slice_s > SLICE_S:
                 await asyncio.sleep(0)
                 slice_s = time.monotonic()
@@ -194,23 +189,22 @@ class Hub:
         Whose place it does not have comes again with the token, which says more than an arrival.
         """
         slice_s = time.monotonic()
-        for order in list(audience.sockets):
-            for socket in list(audience.sockets.get(order, ())):
-                try:
-                    now = self._backend.line_order(socket.event_id, socket.holder.arrival)
-                    whom = Whom(arrival=socket.holder.arrival)
-                    place = await self._backend.find(socket.event_id, whom, least_version=version)
-                except Refused:
-                    socket.end(CLOSE_BACK_OFF)
-                    continue
-                if socket.closed:
-                    continue
-                if place.user_id != socket.holder.user_id:
-                    socket.end(CLOSE_BACK_OFF)
-                    continue
-                if now != socket.order:
-                    audience.move(socket, now)
-                self._tell_place(socket, place)
+        for socket in list(audience.sockets):
+            try:
+                now = self._backend.line_order(socket.event_id, socket.holder.arrival)
+                whom = Whom(arrival=socket.holder.arrival)
+                place = await self._backend.find(socket.event_id, whom, least_version=version)
+            except Refused:
+                socket.end(CLOSE_BACK_OFF)
+                continue
+            if socket.closed:
+                continue
+            if place.user_id != socket.holder.user_id:
+                socket.end(CLOSE_BACK_OFF)
+                continue
+            if now != socket.order:
+                audience.move(socket, now)
+            self._tell_place(socket, place)
             if time.monotonic() - slice_s > SLICE_S:
                 await asyncio.sleep(0)
                 slice_s = time.monotonic()
@@ -250,8 +244,7 @@ class Hub:
     async def _look_at(self, audience: Audience, group: Sequence[Socket], newcomers: Mapping[Socket, bool]) -> None:
         event_id = group[0].event_id
         try:
-            orders = sorted({socket.order for socket in group})
-            version, placeless = self._push_positions(event_id, audience, orders)
+            version, placeless = self._push_positions(event_id, audience, sorted(group, key=attrgetter("order")))
             for socket in placeless:
                 if newcomers.get(socket):
                     whom = Whom(arrival=socket.holder.arrival)
@@ -283,10 +276,9 @@ class Hub:
         self._counts["sweeps"] += 1
         self._sweep_s = time.monotonic() - started_s
 
-    def _push_positions(self, event_id: str, audience: Audience, orders: Sequence[int]) -> tuple[int, list[Socket]]:
-        """Tell everybody at these places whose position fell; returns the version, and who has no position."""
+    def _push_positions(self, event_id: str, audience: Audience, sockets: Sequence[Socket]) -> tuple[int, list[Socket]]:
+        """Tell those, given in line order, whose position fell; returns the version, and who has no position."""
         placeless: list[Socket] = []
-        sockets = [socket for order in orders for socket in audience.sockets.get(order, ())]
         ranking = self._backend.ranks(event_id, [socket.holder.arrival for socket in sockets])
         epoch, version, pushed, slow = self._backend.epoch, ranking.version, 0, 0
         for socket, position, wait_s in zip(sockets, ranking.positions, ranking.waits, strict=True):
@@ -374,8 +366,7 @@ class Hub:
         audience = self._audiences.get(event_id)
         if audience is not None:
             for group in audience.groups(SOCKETS_PER_RANKING):
-                for order in group:
-                    yield from list(audience.sockets.get(order, ()))
+                yield from group
 
     async def _each(self, sockets: Iterable[Socket], act: Callable[[Socket], None]) -> None:
         """Do something to many sockets in slices."""

@@ -28,21 +28,25 @@ def test_sockets_stand_where_they_were_put_last(orders: list[int], data: st.Data
         if act == "go twice":
             assert not audience.remove(socket)
             audience.move(socket, 3)
-            assert socket.order == 3 and socket not in audience.sockets.get(3, [])
-    walked = [socket for order in audience.sockets for socket in audience.sockets[order]]
-    assert sorted(walked, key=id) == sorted(here, key=id)
-    assert all(socket in audience.sockets[socket.order] for socket in here)
-    assert all(audience.sockets.values()), "an empty place is none"
+            assert socket.order == 3 and socket not in audience.at(3)
+    assert sorted(audience.sockets, key=id) == sorted(here, key=id)
+    assert all(socket in audience.at(socket.order) for socket in here)
+    assert [socket.order for socket in audience.sockets] == sorted(socket.order for socket in here)
 
 
-@given(st.sets(st.integers(0, 100)), st.integers(1, 10))
-def test_a_walk_in_groups_meets_every_place_once_in_order(orders: set[int], size: int) -> None:
+@given(st.lists(st.integers(0, 30)), st.integers(1, 10))
+def test_a_walk_in_groups_meets_every_socket_once_in_order(orders: list[int], size: int) -> None:
     audience = Audience()
     for order in orders:
         audience.add(socket_at(order))
     groups = list(audience.groups(size))
-    assert [order for group in groups for order in group] == sorted(orders)
-    assert all(0 < len(group) <= size for group in groups)
+    walked = [socket for group in groups for socket in group]
+    assert [socket.order for socket in walked] == sorted(orders)
+    assert len(set(map(id, walked))) == len(orders)
+    for group in groups:
+        assert group and all(socket.order == group[-1].order for socket in group[size:]), (
+            "only the last place is longer"
+        )
 
 
 def test_who_comes_or_goes_during_a_walk_does_not_disturb_it() -> None:
@@ -51,12 +55,15 @@ def test_who_comes_or_goes_during_a_walk_does_not_disturb_it() -> None:
     for socket in sockets.values():
         audience.add(socket)
     walk = audience.groups(2)
-    assert next(walk) == [1, 3]
+    assert next(walk) == [sockets[1], sockets[3]]
     for order in (3, 5):
         audience.remove(sockets[order])
     audience.add(socket_at(2))
     audience.add(socket_at(6))
-    assert list(walk) == [[6, 7]]
+    audience.move(sockets[1], 8)
+    assert [[socket.order for socket in group] for group in walk] == [[6, 7], [8]], (
+        "the walk meets who moves ahead again"
+    )
 
 
 def test_a_socket_is_its_holders_unless_it_is_said_otherwise() -> None:

@@ -257,7 +257,7 @@ async def test_a_draw_puts_sockets_where_their_numbers_are_and_tells_them() -> N
     ] * 3
     assert all(len(wire.sent) == 1 for wire in wires.values())
     for arrival, wire in wires.items():
-        (socket,) = hub._audiences["e1"].sockets[line.orders[arrival]]
+        (socket,) = hub._audiences["e1"].at(line.orders[arrival])
         assert socket.transport is wire
         hub.remove(socket)
     assert hub.stats()["sockets"] == 0
@@ -312,8 +312,8 @@ async def test_who_was_heard_of_is_told_to_the_backend_at_once_and_an_old_device
 async def test_closed_sockets_leave_the_wheel_of_pings_before_anybody_is_passed_over() -> None:
     hub = hub_over(Line(range(1, 41)))
     wires = [connect(hub, arrival) for arrival in range(1, 41)]
-    for sockets in list(hub._audiences["e1"].sockets.values())[:38]:
-        hub.remove(sockets[0])
+    for socket in list(hub._audiences["e1"].sockets)[:38]:
+        hub.remove(socket)
     assert [socket.transport for socket in hub._turn(1)] == [wires[38]]
     assert [socket.transport for socket in hub._turn(5)] == [wires[39], wires[38]]
     assert len(hub._pings) == 2
@@ -397,7 +397,7 @@ async def test_when_the_backend_changes_everybody_is_told_their_place_where_it_i
         assert b'"type":"place"' in frame and b'"position":%d,' % position in frame
     assert b'"status":"completed"' in wires[4].sent[0]
     audience = hub._audiences["e1"]
-    assert list(audience.sockets) == [0, 1, 2, 4] and audience.dirty
+    assert [socket.order for socket in audience.sockets] == [0, 1, 2, 4] and audience.dirty
 
 
 async def test_who_has_no_place_with_the_new_backend_is_to_come_again_with_the_token() -> None:
