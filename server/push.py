@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from fcntl import ioctl
+from math import inf
 from operator import attrgetter
 from termios import TIOCOUTQ
 from typing import Protocol
@@ -63,6 +64,7 @@ class Hub:
         self._heard: list[Socket] = []
         self._hears = asyncio.Event()
         self._newcomers: dict[Socket, bool] = {}
+        self._noticed_version = inf  # until notices are listened for, any may have been missed
         self._wake = asyncio.Event()
         self._counts = {"sockets": 0, "sweeps": 0, "pushes": 0, "slow_skipped": 0, "slow_closed": 0, "dead_closed": 0}
         self._sweep_s = 0.0
@@ -70,10 +72,11 @@ class Hub:
 
     # ---- sockets ------------------------------------------------------------------------------------
 
-    def add(self, socket: Socket, *, waits: bool = False) -> None:
+    def add(self, socket: Socket, version: int = 0, *, waits: bool = False) -> None:
         """Take a socket into its event's audience; O(log n).
 
-        `waits`: it was told a position, so having none now is a change, whose notice may have come before the socket.
+        It was told its place as of `version`. Where a notice of something as new has come already, before the socket,
+        that is looked at again. `waits`: it was told a position, so having none now is a change.
         """
         audience = self._audiences.get(socket.event_id)
         if audience is None:
@@ -81,8 +84,9 @@ class Hub:
         audience.add(socket)
         self._pings.append(socket)
         self._counts["sockets"] += 1
-        self._newcomers[socket] = waits
-        self._wake.set()
+        if version <= self._noticed_version:
+            self._newcomers[socket] = waits
+            self._wake.set()
 
     def remove(self, socket: Socket) -> None:
         """Forget a socket; O(log n)."""
@@ -120,6 +124,7 @@ class Hub:
             tasks.create_task(self._hear_for_ever())
 
     async def _follow(self) -> None:
+        self._noticed_version = self._backend.status().version
         async for notices in self._backend.notices():
             for notice in notices:
                 with suppress(Refused):  # the event is gone meanwhile, and the notice of that is on its way
@@ -128,10 +133,12 @@ class Hub:
 
     async def _take(self, notice: Notice) -> None:
         if isinstance(notice, BackendChanged):
+            self._noticed_version = notice.version
             for everybody in list(self._audiences.values()):
                 await self._retell(everybody, notice.version)
                 everybody.dirty = True
             return
+        self._noticed_version = max(self._noticed_version, notice.version)
         audience = self._audiences.get(notice.event_id)
         if audience is None:
             return

@@ -165,7 +165,7 @@ class Updates:
         visitor = self._connect(place, holder, ws.transport, first.shown, is_stream=False)
         visitor.write(self._whole(place, token, first.shown), self._desk.epoch, place.version)
         ws.visitor = visitor
-        self._hub.add(visitor, waits=place.position is not None)
+        self._hub.add(visitor, place.version, waits=place.position is not None)
 
     async def _place_of(self, event_id: str, first: FirstMessage) -> tuple[Place, Holder, str | None]:
         """Return the place, who holds it, and a token to hand out."""
@@ -197,7 +197,7 @@ class Updates:
         socket = self._connect(place, holder_of(claims), transport, None, is_stream=True)
         token = self._desk.renewed(claims, place)
         socket.write(self._whole(place, token, None), self._desk.epoch, place.version)
-        self._hub.add(socket, waits=place.position is not None)
+        self._hub.add(socket, place.version, waits=place.position is not None)
         try:
             connection = call.request.protocol
             assert isinstance(connection, Connection)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from engine.actor import Holder, Whom
 from engine.backend import BackendStatus
 from engine.errors import Refused
-from engine.views import BackendChanged, EventGone, LineDrawn, Notice, Place, PlacesChanged, Ranking
+from engine.views import BackendChanged, EventChanged, EventGone, LineDrawn, Notice, Place, PlacesChanged, Ranking
 from server import push
 from server.audience import Socket, close_frame, text_frame
 from server.push import Hub
@@ -289,6 +289,24 @@ async def test_whoever_comes_while_the_line_moves_is_told_what_was_missed_and_no
     assert behind.sent == [position_frame(2)]
     assert b'"type":"ready"' in let_in.sent[0] and len(let_in.sent) == 1
     assert hub.stats()["sweeps"] == 0
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_whoever_comes_with_a_place_newer_than_every_notice_is_not_looked_at_again() -> None:
+    line = Line([3, 4])
+    hub = hub_over(line)
+    running = asyncio.create_task(hub.run())
+    await line.announced.put([EventChanged("other", 7)])
+    await _until(lambda: hub._noticed_version == 7)
+    wires = {version: Wire() for version in (6, 7, 8)}
+    for version, wire in wires.items():
+        hub.add(socket_of(4, wire, shown=3), version, waits=True)
+    await _until(lambda: wires[6].sent and wires[7].sent)
+    await asyncio.sleep(0)
+    assert not wires[8].sent and not hub._newcomers
+    await line.announced.put([BackendChanged(2)])
+    await _until(lambda: hub._noticed_version == 2)
     running.cancel()
     await asyncio.wait([running])
 
