@@ -23,7 +23,7 @@ serve: $(VENV)/runtime.done ## run the daemon on 127.0.0.1:8080 with a demo even
 test: $(VENV)/test.done servers ## run style, types and all tests against real servers
 	@echo "==> style and types"
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	@echo "==> tests (about ten minutes on two cores)"
+	@echo "==> tests (ten to fifteen minutes on two cores)"
 	@exec $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
 check: $(VENV)/test.done ## style, types and the quick tests only
