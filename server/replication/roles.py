@@ -399,12 +399,16 @@ class Member:
         if not self._log.is_whole:
             raise Refused("conflict", "this standby has not received the whole state yet", reason="not_here_yet")
         self._check_idle()
-        lost = ""
+        lost, handed = "", None
         if following.is_reachable:
-            handed = await following.ask_to_hand_over(HANDOVER_TIMEOUT_S)
-            if handed.problem:
-                raise Refused("conflict", f"the primary did not hand over: {handed.problem}", reason="not_handed_over")
-        else:
+            try:
+                handed = await following.ask_to_hand_over(HANDOVER_TIMEOUT_S)
+            except Refused:
+                if following.is_reachable:
+                    raise  # otherwise its primary went away just now, as it may have a moment earlier
+        if handed is not None and handed.problem:
+            raise Refused("conflict", f"the primary did not hand over: {handed.problem}", reason="not_handed_over")
+        if handed is None:
             await self._check_dead(old_primary_is_dead)
             lsn = following.replica.held_lsn if self._log is None else self._log.position.lsn
             lost = f"what was acknowledged after LSN {lsn} by the primary of term {self.term}"

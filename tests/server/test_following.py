@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -183,6 +184,20 @@ def test_a_killed_primary_is_succeeded_by_hand_and_comes_back_as_a_follower(pair
         assert back.call("GET", "/v1/events/e1/position", key=place["token"])[1]["position"] == 1
     finally:
         back.kill()
+
+
+def test_a_promotion_that_begins_at_the_moment_of_the_kill_goes_on_without_the_primary(pair: Pair) -> None:
+    until(pair.in_step, "being in step")
+    said = {"old_primary_is_dead": True}  # its port may close a moment after its links
+    pair.primary.process.send_signal(signal.SIGSTOP)  # it is asked to hand over, and dies before it has
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(pair.follower.call, "POST", "/v1/admin/promote", said, key=pair.primary.admin_key)
+        time.sleep(0.3)
+        pair.primary.kill()
+        status, told = asked.result(20)
+    assert status == 200, told
+    assert (told["role"], told["term"]) == ("primary", 2)
+    assert "LSN" in told["lost"]
 
 
 def test_a_silent_primary_is_only_succeeded_on_the_operators_word(pair: Pair) -> None:
