@@ -72,7 +72,7 @@ class Hub:
 
     # ---- sockets ------------------------------------------------------------------------------------
 
-    def add(self, socket: Socket, version: int = 0, *, waits: bool = False) -> None:
+    def add(self, socket: Socket, version: int, *, waits: bool) -> None:
         """Take a socket into its event's audience; O(log n).
 
         It was told its place as of `version`. Where a notice of something as new has come already, before the socket,

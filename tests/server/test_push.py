@@ -102,7 +102,7 @@ class Line:
 
 def connect(hub: Hub, arrival: int, shown: int | None = None) -> Wire:
     wire = Wire()
-    hub.add(socket_of(arrival, wire, shown))
+    hub.add(socket_of(arrival, wire, shown), 0, waits=False)
     return wire
 
 
@@ -282,8 +282,8 @@ async def test_whoever_comes_while_the_line_moves_is_told_what_was_missed_and_no
     line = Line([3, 4])
     hub = hub_over(line)
     behind, let_in = Wire(), Wire()
-    hub.add(socket_of(4, behind, shown=3), waits=True)
-    hub.add(socket_of(2, let_in, shown=1), waits=True)
+    hub.add(socket_of(4, behind, shown=3), 0, waits=True)
+    hub.add(socket_of(2, let_in, shown=1), 0, waits=True)
     running = asyncio.create_task(hub.run())
     await _until(lambda: behind.sent and let_in.sent)
     assert behind.sent == [position_frame(2)]
@@ -382,7 +382,7 @@ async def test_who_is_removed_is_written_to_no_more() -> None:
     hub = hub_over(line)
     wire = Wire()
     socket = Socket("e1", Holder(1, "u1"), 1, wire, shown=None, is_stream=False, now_s=0.0)  # type: ignore[arg-type]
-    hub.add(socket)
+    hub.add(socket, 0, waits=False)
     hub.remove(socket)
     hub.remove(socket)
     await hub.sweep("e1")
@@ -436,7 +436,7 @@ async def test_a_change_of_the_backend_reaches_sockets_as_a_notice_and_frames_ca
     hub = hub_over(line)
     wire = Wire()
     holder = Holder(1, "u1")
-    hub.add(Socket("e1", holder, 1, wire, shown=9, is_stream=True, now_s=0.0))  # type: ignore[arg-type]
+    hub.add(Socket("e1", holder, 1, wire, shown=9, is_stream=True, now_s=0.0), 0, waits=False)  # type: ignore[arg-type]
     running = asyncio.create_task(hub.run())
     await _until(lambda: wire.sent)
     assert wire.sent[-1].startswith(b"id: 3-1\n")
