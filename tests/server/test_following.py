@@ -240,6 +240,7 @@ def test_a_wrong_key_is_refused_in_one_line(pair: Pair, tmp_path: Path) -> None:
     assert refused.returncode == 77
     assert "replication key" in refused.stderr
     assert len(refused.stderr.splitlines()) <= 3
+    assert "\nstanchion_replication_wrong_keys_total 1.0\n" in pair.primary.call("GET", "/metrics")[1]
     assert pair.join(pair.primary, "u1")[0] == 201
 
 

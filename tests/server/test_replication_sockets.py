@@ -45,6 +45,7 @@ class Site:
     came: "asyncio.Queue[SealedLink]" = field(default_factory=asyncio.Queue)
     raw: "list[Link]" = field(default_factory=list)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    app: App | None = None
 
     @property
     def url(self) -> str:
@@ -75,8 +76,8 @@ async def site() -> AsyncIterator[Site]:
     async with AsyncExitStack() as ending:
         client = await ending.enter_async_context(aiohttp.ClientSession(trust_env=False))
         made = Site(bound.getsockname()[1], client, Reception(lambda: [KEY], "primary", "http://p"))
-        app = App(ReplicationRoute(made.serve).routes(), observe=lambda *_: None)
-        http = app.server()
+        made.app = App(ReplicationRoute(made.serve).routes(), observe=lambda *_: None)
+        http = made.app.server()
         listening = await asyncio.get_running_loop().create_server(http, sock=bound)
         yield made
         made.over.set()
@@ -299,6 +300,12 @@ async def test_pages_and_plain_requests_are_refused(site: Site) -> None:
     async with site.client.get(site.url + PATH) as response:
         assert response.status == 400
     assert not site.raw
+
+
+async def test_a_server_that_drains_does_not_wait_for_its_followers(site: Site) -> None:
+    await site.pair()
+    assert site.app is not None
+    await asyncio.wait_for(site.app.drain(60), 2)
 
 
 async def test_a_wrong_key_is_logged_with_where_it_came_from(site: Site) -> None:
